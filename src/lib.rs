@@ -1,0 +1,28 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+// The order of these declarations is the architecture: a module imports only from those above it.
+
+// Shared words.
+pub mod time;
+pub mod offset;
+pub mod diagnostic;
+pub mod config;
+pub mod telemetry;
+
+// The pipeline: each stage knows those before it.
+pub mod definition;
+pub mod plan;
+pub mod source;
+pub mod fold;
+pub mod state;
+pub mod dataflow;
+pub mod online;
+pub mod offline;
+
+// Around the pipeline: reads it, is not read by it.
+pub mod verify;
+
+// Edges: the outside world.
+pub mod serve;
+pub mod engine;
+pub mod cli;
