@@ -1,1 +1,61 @@
-//! (to be written)
+//! Where events come from, and what a source owes the rest: order within a partition, and replay from an offset.
+//!
+//! A source yields decoded rows in [`crate::definition::Source::row_schema`], each with the epoch it belongs to, and
+//! the records it refused. Invariants: a record is either a row or a refusal, never neither; offsets are exclusive ends.
+//! Neighbours: `definition` says what a row looks like; `engine` drives the readers and `dataflow` takes the rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use crate::definition::Source;
+use crate::offset::Offsets;
+use crate::time::Epoch;
+
+/// A record that was refused, on its way to the quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The source's name.
+    pub source: String,
+    /// The view that could not take the row, when the record itself is sound.
+    pub view: Option<String>,
+    /// Where it stands.
+    pub partition: i32,
+    /// Where it stands.
+    pub offset: i64,
+    /// Why, for a person; starts with a stable class: `decode`, `not_null`, `check`, `event_time`, `future`, `key`,
+    /// `null_payload`, `expression`, a colon and the details.
+    pub reason: String,
+    /// The epoch it belongs to.
+    pub epoch: u64,
+    /// The record's key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// The record as it came; empty for a null payload.
+    pub bytes: Vec<u8>,
+}
+
+/// How far a sorted source has been taken: what a resumed replay skips up to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortedPosition {
+    /// The exclusive end offset of each partition, fixed when the replay started.
+    pub end: BTreeMap<i32, i64>,
+    /// (time, partition, offset) of the last row taken.
+    pub last: (i64, i32, i64),
+}
+
+/// What sources hand over at once: all rows of some epochs, none of which is at or above `until`.
+#[derive(Clone, Debug, Default)]
+pub struct Slice {
+    /// Decoded rows by source; `_epoch` is filled; within a source in the order of (epoch, partition, offset).
+    pub batches: Vec<(Arc<Source>, RecordBatch)>,
+    /// What was refused among them.
+    pub rejected: Vec<Rejected>,
+    /// Exclusive ends reached (only partitions that moved).
+    pub offsets: Offsets,
+    /// Positions of sorted sources that moved, by source name.
+    pub sorted: BTreeMap<String, SortedPosition>,
+    /// Greatest epoch in this slice; later slices have greater ones.
+    pub last: Option<Epoch>,
+}
