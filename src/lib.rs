@@ -6,6 +6,7 @@
 pub mod time;
 pub mod offset;
 pub mod diagnostic;
+pub mod exact_sum;
 pub mod config;
 pub mod telemetry;
 

@@ -1,1 +1,19 @@
-//! (to be written)
+//! The one evaluator: a group's updates, a commit and an instant give its features. Pure: no I/O, no clock.
+//!
+//! A [`Group`] takes updates as they become due and answers at an instant. Online state, the point-in-time join and
+//! verification of the updates log all go through it, so they cannot disagree about what a query means.
+//!
+//! Invariants: an answer depends on the set of updates, not on the order in which they came; what was inserted can be
+//! retracted without residue. Neighbours: `plan::operator` says what to keep; `state::page` keeps groups by commit,
+//! `offline::point_in_time` slides them over labels.
+
+pub mod aggregate;
+pub mod chunk;
+pub mod columns;
+pub mod entry;
+
+pub mod group;
+pub mod layout;
+
+pub use entry::{Entry, Updates};
+pub use group::{Evaluation, Fold, Group, Status};

@@ -1,1 +1,99 @@
-//! (to be written)
+//! From definitions to plans: names bound, types checked, windows read, each view as joins and a fold. No I/O.
+//!
+//! Invariants: a plan that comes out can be kept incrementally and exactly; anything else is a diagnostic with a place in
+//! the user's file. Neighbours: `definition` before it; `dataflow`, `fold`, `offline` and `online` run what it makes.
+
+pub mod bind;
+pub mod functions;
+pub mod lower;
+pub mod operator;
+pub mod temporal;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast::Spanned;
+
+use crate::definition::{Definitions, Source};
+use crate::diagnostic::Diagnostic;
+use crate::fold::Fold;
+use lower::LowerError;
+use operator::ViewPlan;
+
+/// All views of a deployment, planned, with the sources they need.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Every stream and table, in name order: also those that no view reads are logged.
+    pub sources: Vec<Arc<Source>>,
+    /// The views, in name order, each with its fold.
+    pub views: Vec<PlannedView>,
+    /// Feature services: (view, feature or all).
+    pub services: BTreeMap<String, Vec<(String, Option<String>)>>,
+}
+
+/// A view's plan and what its groups share.
+#[derive(Clone, Debug)]
+pub struct PlannedView {
+    /// The plan.
+    pub plan: Arc<ViewPlan>,
+    /// The fold.
+    pub fold: Arc<Fold>,
+    /// Its version's number; 1 until definitions can change.
+    pub version: u32,
+}
+
+impl Plan {
+    /// Index of a view.
+    pub fn view_index(&self, name: &str) -> Option<usize> {
+        self.views.iter().position(|v| v.plan.name == name)
+    }
+
+    /// Index of a source.
+    pub fn source_index(&self, name: &str) -> Option<usize> {
+        self.sources.iter().position(|s| s.name == name)
+    }
+}
+
+/// Plans all views.
+///
+/// # Errors
+/// Every problem of every view, with its place.
+pub fn plan(definitions: &Definitions) -> Result<Plan, Vec<Diagnostic>> {
+    let catalog = bind::Catalog::new(definitions);
+    let (mut views, mut problems) = (vec![], vec![]);
+    for view in definitions.views.values() {
+        let text = definitions.texts.get(&view.span.file).map_or("", String::as_str);
+        match lower::lower(view, definitions, &catalog) {
+            Ok(plan) => {
+                let fold = Arc::new(Fold::new(plan.fold.as_ref().clone()));
+                views.push(PlannedView { plan: Arc::new(plan), fold, version: 1 });
+            }
+            Err(LowerError::Query(e)) => {
+                problems.extend(bind::diagnose(&e, &catalog, &view.query, &view.span.file, text));
+            }
+            Err(LowerError::Refused { message, help }) => {
+                let span = bind::place(&view.span.file, view.query.span());
+                let span = if span.line == 0 { view.span.clone() } else { span };
+                let message = format!("{message} (view `{}`)", view.name);
+                problems.push(Diagnostic::new(message, span, text, Some(help)));
+            }
+        }
+    }
+    for (service, members) in &definitions.services {
+        for (view, feature) in members {
+            let Some(planned) = views.iter().find(|v| v.plan.name == *view) else { continue };
+            let Some(feature) = feature else { continue };
+            if !planned.plan.features.iter().any(|f| f.name == *feature) {
+                let names: Vec<&str> = planned.plan.features.iter().map(|f| f.name.as_str()).collect();
+                let span = definitions.views[view].span.clone();
+                let message = format!("service `{service}` names feature `{feature}`, which view `{view}` does not have");
+                problems.push(Diagnostic::new(message, span, "", Some(format!("it has {}", names.join(", ")))));
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let sources = definitions.sources.values().cloned().collect();
+    Ok(Plan { sources, views, services: definitions.services.clone() })
+}
