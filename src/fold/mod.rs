@@ -11,7 +11,6 @@ pub mod aggregate;
 pub mod chunk;
 pub mod columns;
 pub mod entry;
-
 pub mod group;
 pub mod layout;
 
