@@ -17,6 +17,7 @@ pub mod source;
 pub mod fold;
 pub mod state;
 pub mod dataflow;
+pub mod key;
 pub mod online;
 pub mod offline;
 

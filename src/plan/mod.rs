@@ -7,6 +7,7 @@ pub mod bind;
 pub mod functions;
 pub mod lower;
 pub mod operator;
+pub mod output;
 pub mod temporal;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,265 @@
+//! Rows into updates: a view's `WHERE`, group, values and filters evaluated over a batch, packed for the fold.
+//!
+//! Invariants: a row on which an expression fails is refused for this view and harms no other row; the outcome does not
+//! depend on how rows are batched. Neighbours: `plan::operator` has the expressions, `fold::entry` the packed form.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::row::{RowConverter, SortField};
+use arrow::compute::SortOptions;
+use datafusion::common::DataFusionError;
+
+use crate::fold::columns::Encoder;
+use crate::fold::entry::{Updates, hash_group, place};
+use crate::plan::PlannedView;
+use crate::plan::operator::{Compiled, ViewPlan};
+
+/// Evaluates one view's rows.
+pub struct Projector {
+    view: usize,
+    plan: Arc<ViewPlan>,
+    groups: RowConverter,
+    orders: Vec<RowConverter>,
+    /// Positions of `_event_time`, `_partition` and `_offset` in the row.
+    place: [usize; 3],
+}
+
+/// What a batch of rows became.
+#[derive(Default)]
+pub struct Projected {
+    /// One batch per worker, by the group's hash.
+    pub updates: Vec<Updates>,
+    /// Rows on which an expression failed: (row, why).
+    pub refused: Vec<(usize, String)>,
+}
+
+/// What the rows of a joined view carry beside their columns.
+pub struct Changes<'a> {
+    /// From when each counts.
+    pub counts_from: &'a [i64],
+    /// See [`crate::fold::entry::CLOSING`].
+    pub flags: &'a [u8],
+    /// Differential's diff.
+    pub diffs: &'a [i32],
+}
+
+struct Evaluated {
+    admit: Option<BooleanArray>,
+    groups: Vec<ArrayRef>,
+    values: Vec<ArrayRef>,
+    filters: Vec<BooleanArray>,
+}
+
+impl Projector {
+    /// Prepares a view.
+    ///
+    /// # Errors
+    /// Group or sort types that have no row format.
+    pub fn new(view: usize, planned: &PlannedView) -> Result<Projector, DataFusionError> {
+        let plan = Arc::clone(&planned.plan);
+        let groups = RowConverter::new(plan.fold.group_types.iter().cloned().map(SortField::new).collect())?;
+        let orders = plan.orders.iter().map(|keys| {
+            let field = |(c, descending, nulls_first): &(Compiled, bool, bool)| {
+                let options = SortOptions { descending: *descending, nulls_first: *nulls_first };
+                SortField::new_with_options(c.data_type.clone(), options)
+            };
+            RowConverter::new(keys.iter().map(field).collect())
+        });
+        let orders = orders.collect::<Result<_, _>>()?;
+        let schema = plan.stream.row_schema();
+        let at = |name: &str| -> Result<usize, DataFusionError> {
+            let column = schema.index_of(name)?;
+            let found = plan.stream_columns.iter().position(|c| *c == column);
+            found.ok_or_else(|| DataFusionError::Internal(format!("the row lacks {name}")))
+        };
+        let place = [at("_event_time")?, at("_partition")?, at("_offset")?];
+        Ok(Projector { view, plan, groups, orders, place })
+    }
+
+    /// The view's index in the plan.
+    pub fn view(&self) -> usize {
+        self.view
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &ViewPlan {
+        &self.plan
+    }
+
+    /// A stream's batch (in its `row_schema`), for a view without joins.
+    ///
+    /// # Errors
+    /// A batch of another schema: a bug or a damaged log, not a bad row.
+    pub fn project_events(&self, batch: &RecordBatch, workers: usize) -> Result<Projected, DataFusionError> {
+        let rows = batch.project(&self.plan.stream_columns)?;
+        let epoch = batch.schema().index_of("_epoch")?;
+        let epochs = batch.column(epoch).as_primitive::<TimestampMicrosecondType>().values().to_vec();
+        self.project(&rows, &epochs, None, workers)
+    }
+
+    /// Rows of the plan's row schema, each with its epoch.
+    ///
+    /// # Errors
+    /// As for [`Projector::project_events`].
+    pub fn project(
+        &self,
+        rows: &RecordBatch,
+        epochs: &[i64],
+        changes: Option<&Changes<'_>>,
+        workers: usize,
+    ) -> Result<Projected, DataFusionError> {
+        let mut out = Projected::default();
+        out.updates.resize_with(workers, Updates::default);
+        for (n, updates) in out.updates.iter_mut().enumerate() {
+            (updates.view, updates.worker) = (self.view, n as u64);
+        }
+        if rows.num_rows() == 0 {
+            return Ok(out);
+        }
+        match self.evaluate(rows) {
+            Ok(evaluated) => self.pack(rows, &evaluated, epochs, changes, &mut out)?,
+            Err(_) => self.one_by_one(rows, epochs, changes, &mut out)?,
+        }
+        Ok(out)
+    }
+
+    fn evaluate(&self, rows: &RecordBatch) -> Result<Evaluated, DataFusionError> {
+        let array = |c: &Compiled| c.expr.evaluate(rows)?.into_array(rows.num_rows());
+        let condition = |c: &Compiled| Ok::<_, DataFusionError>(array(c)?.as_boolean().clone());
+        let plan = &self.plan;
+        let admit = plan.admit.as_ref().map(condition).transpose()?;
+        let groups = plan.groups.iter().map(|(_, c)| Ok(normal(array(c)?))).collect::<Result<_, DataFusionError>>()?;
+        let mut values = plan.values.iter().map(array).collect::<Result<Vec<_>, _>>()?;
+        for (keys, converter) in plan.orders.iter().zip(&self.orders) {
+            let columns = keys.iter().map(|(c, _, _)| array(c)).collect::<Result<Vec<_>, _>>()?;
+            values.push(Arc::new(converter.convert_columns(&columns)?.try_into_binary()?));
+        }
+        let filters = plan.filters.iter().map(condition).collect::<Result<_, _>>()?;
+        Ok(Evaluated { admit, groups, values, filters })
+    }
+
+    /// The value of an expression on a row is its value on a batch of that row alone; on larger batches guards do not
+    /// guard. So after a failure every row is asked alone.
+    fn one_by_one(
+        &self,
+        rows: &RecordBatch,
+        epochs: &[i64],
+        changes: Option<&Changes<'_>>,
+        out: &mut Projected,
+    ) -> Result<(), DataFusionError> {
+        let (mut kept, mut parts) = (vec![], vec![]);
+        for n in 0..rows.num_rows() {
+            let row = rows.slice(n, 1);
+            let admitted = match &self.plan.admit {
+                None => Ok(true),
+                Some(c) => c.expr.evaluate(&row).and_then(|v| v.into_array(1)).map(|a| holds(a.as_boolean(), 0)),
+            };
+            match admitted {
+                Ok(false) => {}
+                Err(e) => out.refused.push((n, e.strip_backtrace())),
+                Ok(true) => match self.evaluate(&row) {
+                    Ok(evaluated) => {
+                        kept.push(n);
+                        parts.push(evaluated);
+                    }
+                    Err(e) => out.refused.push((n, e.strip_backtrace())),
+                },
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let join = |pick: &dyn Fn(&Evaluated) -> ArrayRef| {
+            let arrays: Vec<ArrayRef> = parts.iter().map(pick).collect();
+            concat(&arrays.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>())
+        };
+        let evaluated = Evaluated {
+            admit: None,
+            groups: (0..parts[0].groups.len())
+                .map(|g| join(&|p| Arc::clone(&p.groups[g])))
+                .collect::<Result<_, _>>()?,
+            values: (0..parts[0].values.len())
+                .map(|v| join(&|p| Arc::clone(&p.values[v])))
+                .collect::<Result<_, _>>()?,
+            filters: (0..parts[0].filters.len())
+                .map(|f| Ok(join(&|p| Arc::new(p.filters[f].clone()))?.as_boolean().clone()))
+                .collect::<Result<_, DataFusionError>>()?,
+        };
+        let indices = arrow::array::UInt32Array::from_iter_values(kept.iter().map(|n| u32::try_from(*n).unwrap_or(0)));
+        let columns = rows.columns().iter().map(|c| arrow::compute::take(c, &indices, None));
+        let rows = RecordBatch::try_new(rows.schema(), columns.collect::<Result<_, _>>()?)?;
+        let epochs: Vec<i64> = kept.iter().map(|n| epochs[*n]).collect();
+        let Some(changes) = changes else { return self.pack(&rows, &evaluated, &epochs, None, out) };
+        let counts_from: Vec<i64> = kept.iter().map(|n| changes.counts_from[*n]).collect();
+        let flags: Vec<u8> = kept.iter().map(|n| changes.flags[*n]).collect();
+        let diffs: Vec<i32> = kept.iter().map(|n| changes.diffs[*n]).collect();
+        let changes = Changes { counts_from: &counts_from, flags: &flags, diffs: &diffs };
+        self.pack(&rows, &evaluated, &epochs, Some(&changes), out)
+    }
+
+    fn pack(
+        &self,
+        rows: &RecordBatch,
+        evaluated: &Evaluated,
+        epochs: &[i64],
+        changes: Option<&Changes<'_>>,
+        out: &mut Projected,
+    ) -> Result<(), DataFusionError> {
+        let event_time = rows.column(self.place[0]).as_primitive::<TimestampMicrosecondType>();
+        let partition = rows.column(self.place[1]).as_primitive::<Int32Type>();
+        let offset = rows.column(self.place[2]).as_primitive::<Int64Type>();
+        let groups = self.groups.convert_columns(&evaluated.groups)?;
+        let encoders = evaluated.values.iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
+        let workers = out.updates.len() as u64;
+        for n in 0..rows.num_rows() {
+            if evaluated.admit.as_ref().is_some_and(|a| !holds(a, n)) {
+                continue;
+            }
+            let group = groups.row(n);
+            let hash = hash_group(group.as_ref());
+            let updates = &mut out.updates[usize::try_from(hash % workers).unwrap_or(0)];
+            updates.hashes.push(hash);
+            updates.group_bytes.extend_from_slice(group.as_ref());
+            updates.group_ends.push(u32::try_from(updates.group_bytes.len()).expect("batches are far below 4 GiB"));
+            updates.epochs.push(epochs[n].cast_unsigned());
+            let mut diff = 1;
+            if let Some(changes) = changes {
+                updates.counts_from.push(changes.counts_from[n]);
+                updates.flags.push(changes.flags[n]);
+                diff = changes.diffs[n];
+            }
+            let mut bits = 0;
+            for (v, encoder) in encoders.iter().enumerate() {
+                bits |= u64::from(encoder.is_null(n)) << v;
+            }
+            for (f, filter) in evaluated.filters.iter().enumerate() {
+                bits |= u64::from(holds(filter, n)) << (encoders.len() + f);
+            }
+            let place = place(partition.value(n), diff);
+            let words = [event_time.value(n).cast_unsigned(), offset.value(n).cast_unsigned(), place, bits];
+            updates.words.extend(words);
+            for encoder in &encoders {
+                encoder.append(n, &mut updates.words, &mut updates.heap);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Null does not hold.
+fn holds(condition: &BooleanArray, n: usize) -> bool {
+    condition.is_valid(n) && condition.value(n)
+}
+
+/// Grouping takes −0 as 0 and one NaN.
+fn normal(array: ArrayRef) -> ArrayRef {
+    if array.data_type() != &DataType::Float64 {
+        return array;
+    }
+    let values = array.as_primitive::<arrow::datatypes::Float64Type>();
+    let one = |x: f64| if x.is_nan() { f64::NAN } else if x == 0.0 { 0.0 } else { x };
+    Arc::new(values.unary::<_, arrow::datatypes::Float64Type>(one) as Float64Array)
+}

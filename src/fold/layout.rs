@@ -1,0 +1,346 @@
+//! The bytes of a group's state: a page row, and a row for each full chunk of a large group.
+//!
+//! A page row starts with a format number. Small groups are whole in their page row; a group of more than two chunks
+//! lists its full chunks by id and keeps only the last in the row, so that writing a large group back costs its changes.
+//!
+//! Invariants: equal groups give equal bytes; partials are not stored, they follow from the entries. A row of another
+//! format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
+
+use rustc_hash::FxHashMap;
+
+use super::aggregate::{Acc, Edge, Held, Total};
+use super::chunk::Chunk;
+use super::group::{Fold, Group, Header, Waiting};
+use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
+use crate::plan::operator::Function;
+
+/// Format of page and chunk rows.
+pub const FORMAT: u8 = 1;
+
+/// A row that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a page row is damaged or of another format: {0}")]
+pub struct LayoutError(&'static str);
+
+/// A page row, and the chunk rows (id, bytes) to write beside it.
+pub struct Encoded {
+    /// The page row.
+    pub page: Vec<u8>,
+    /// Chunks that changed since they were last written.
+    pub chunks: Vec<(u64, Vec<u8>)>,
+    /// Ids of all chunks that have rows of their own now.
+    pub listed: Vec<u64>,
+}
+
+/// Encodes a group. `all`: every chunk is written, changed or not.
+pub fn encode(group: &Group, all: bool) -> Encoded {
+    let mut out = vec![FORMAT];
+    let header = &group.header;
+    for v in [header.rows, header.ever, header.newest, header.absorbed, header.retired] {
+        out.extend(v.to_le_bytes());
+    }
+    out.extend(header.next_chunk.to_le_bytes());
+    count(&mut out, group.totals.len());
+    for total in &group.totals {
+        put_total(&mut out, total);
+    }
+    count(&mut out, group.waiting.len());
+    for w in &group.waiting {
+        out.extend(w.due.to_le_bytes());
+        out.push(u8::from(w.closing));
+        put_words(&mut out, &w.words);
+        put_bytes(&mut out, &w.heap);
+    }
+    let inline_from = if group.chunks.len() > 2 { group.chunks.len() - 1 } else { 0 };
+    let (mut chunks, mut listed) = (vec![], vec![]);
+    count(&mut out, inline_from);
+    for chunk in &group.chunks[..inline_from] {
+        out.extend(chunk.id.to_le_bytes());
+        listed.push(chunk.id);
+        if chunk.dirty || all {
+            let mut row = vec![FORMAT];
+            put_chunk(&mut row, chunk);
+            chunks.push((chunk.id, row));
+        }
+    }
+    count(&mut out, group.chunks.len() - inline_from);
+    for chunk in &group.chunks[inline_from..] {
+        put_chunk(&mut out, chunk);
+    }
+    Encoded { page: out, chunks, listed }
+}
+
+/// Says that what [`encode`] gave has been written.
+pub fn mark_clean(group: &mut Group) {
+    // The last chunk goes with the page row, and becomes a row of its own when another follows it.
+    let last = group.chunks.len().saturating_sub(1);
+    let own_rows = if group.chunks.len() > 2 { last } else { 0 };
+    group.chunks[..own_rows].iter_mut().for_each(|c| c.dirty = false);
+}
+
+/// Decodes a page row; `chunk` reads a chunk row by id.
+///
+/// # Errors
+/// A row of another format, cut short, or missing.
+pub fn decode(
+    page: &[u8],
+    fold: &Fold,
+    mut chunk: impl FnMut(u64) -> Option<Vec<u8>>,
+) -> Result<Group, LayoutError> {
+    let mut r = Reader(page);
+    if r.byte()? != FORMAT {
+        return Err(LayoutError("unknown format number"));
+    }
+    let header = Header {
+        rows: r.int()?,
+        ever: r.int()?,
+        newest: r.int()?,
+        absorbed: r.int()?,
+        retired: r.int()?,
+        next_chunk: r.int()?.cast_unsigned(),
+    };
+    if r.count()? != fold.unbounded.len() {
+        return Err(LayoutError("another number of totals"));
+    }
+    let totals = fold.unbounded.iter().map(|&a| get_total(&mut r, fold, a)).collect::<Result<_, _>>()?;
+    let mut waiting = vec![];
+    for _ in 0..r.count()? {
+        let (due, closing) = (r.int()?, r.byte()? != 0);
+        let (words, heap) = (r.words()?.into(), r.bytes()?.into());
+        waiting.push(Waiting { due, closing, words, heap });
+    }
+    let mut chunks = vec![];
+    for _ in 0..r.count()? {
+        let id = r.int()?.cast_unsigned();
+        let row = chunk(id).ok_or(LayoutError("a chunk row is missing"))?;
+        let mut row = Reader(&row);
+        if row.byte()? != FORMAT {
+            return Err(LayoutError("unknown format number"));
+        }
+        chunks.push(get_chunk(&mut row, fold)?);
+    }
+    for _ in 0..r.count()? {
+        chunks.push(Chunk { dirty: true, ..get_chunk(&mut r, fold)? });
+    }
+    if !r.0.is_empty() {
+        return Err(LayoutError("bytes after the end"));
+    }
+    Ok(Group::from_parts(chunks, totals, waiting, header))
+}
+
+fn count(out: &mut Vec<u8>, n: usize) {
+    out.extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    count(out, bytes.len());
+    out.extend(bytes);
+}
+
+fn put_words(out: &mut Vec<u8>, words: &[u64]) {
+    count(out, words.len());
+    words.iter().for_each(|w| out.extend(w.to_le_bytes()));
+}
+
+fn put_chunk(out: &mut Vec<u8>, chunk: &Chunk) {
+    out.extend(chunk.id.to_le_bytes());
+    put_words(out, &chunk.words);
+    put_bytes(out, &chunk.heap);
+}
+
+fn get_chunk(r: &mut Reader<'_>, fold: &Fold) -> Result<Chunk, LayoutError> {
+    let id = r.int()?.cast_unsigned();
+    let (words, heap) = (r.words()?, r.bytes()?.to_vec());
+    if words.len() % fold.shape.stride != 0 {
+        return Err(LayoutError("a chunk of another shape"));
+    }
+    Ok(Chunk { id, dirty: false, words, heap, partial: None })
+}
+
+fn put_held(out: &mut Vec<u8>, held: &Held) {
+    match held {
+        Held::Null => out.push(0),
+        Held::Int(v) => {
+            out.push(1);
+            out.extend(v.to_le_bytes());
+        }
+        Held::Float(v) => {
+            out.push(2);
+            out.extend(v.to_le_bytes());
+        }
+        Held::Decimal(v) => {
+            out.push(3);
+            out.extend(v.to_le_bytes());
+        }
+        Held::Bytes(b) => {
+            out.push(4);
+            put_bytes(out, b);
+        }
+    }
+}
+
+fn put_edge(out: &mut Vec<u8>, edge: &Edge) {
+    put_bytes(out, &edge.order);
+    out.extend(edge.event_time.to_le_bytes());
+    out.extend(edge.partition.to_le_bytes());
+    out.extend(edge.offset.to_le_bytes());
+    put_held(out, &edge.value);
+}
+
+fn put_total(out: &mut Vec<u8>, total: &Total) {
+    match total {
+        Total::Acc(acc) => put_acc(out, acc),
+        Total::Distinct(values) => {
+            let mut sorted: Vec<_> = values.iter().collect();
+            sorted.sort();
+            put_counts(out, &sorted, put_held);
+        }
+        Total::Values(values) => put_counts(out, &values.iter().collect::<Vec<_>>(), put_held),
+        Total::Edges(edges) => put_counts(out, &edges.iter().collect::<Vec<_>>(), put_edge),
+    }
+}
+
+fn put_counts<K>(out: &mut Vec<u8>, counts: &[(&K, &i64)], put: fn(&mut Vec<u8>, &K)) {
+    count(out, counts.len());
+    for (key, n) in counts {
+        put(out, key);
+        out.extend(n.to_le_bytes());
+    }
+}
+
+fn put_acc(out: &mut Vec<u8>, acc: &Acc) {
+    match acc {
+        Acc::Count(n) => out.extend(n.to_le_bytes()),
+        // Totals keep distinct values as counts; a partial is never stored.
+        Acc::Distinct(_) => {}
+        Acc::Integer { sum, n } => {
+            out.extend(n.to_le_bytes());
+            sum.encode(out);
+        }
+        Acc::Float { sum, n } => {
+            out.extend(n.to_le_bytes());
+            sum.encode(out);
+        }
+        Acc::IntegerMoments { moments, n } => {
+            out.extend(n.to_le_bytes());
+            moments.encode(out);
+        }
+        Acc::FloatMoments { moments, n } => {
+            out.extend(n.to_le_bytes());
+            moments.encode(out);
+        }
+        Acc::Extreme(best) => {
+            out.push(u8::from(best.is_some()));
+            best.iter().for_each(|b| put_held(out, b));
+        }
+        Acc::Edge(best) => {
+            out.push(u8::from(best.is_some()));
+            best.iter().for_each(|b| put_edge(out, b));
+        }
+        Acc::Bools { trues, falses } => {
+            out.extend(trues.to_le_bytes());
+            out.extend(falses.to_le_bytes());
+        }
+    }
+}
+
+fn get_total(r: &mut Reader<'_>, fold: &Fold, aggregate: usize) -> Result<Total, LayoutError> {
+    let aggregate = &fold.plan.aggregates[aggregate];
+    let mut total = Total::empty(&fold.plan, aggregate);
+    match &mut total {
+        Total::Acc(acc) => get_acc(r, acc, aggregate.function)?,
+        Total::Distinct(values) => {
+            let n = r.count()?;
+            *values = (0..n).map(|_| Ok((r.held()?, r.int()?))).collect::<Result<FxHashMap<_, _>, LayoutError>>()?;
+        }
+        Total::Values(values) => {
+            for _ in 0..r.count()? {
+                values.insert(r.held()?, r.int()?);
+            }
+        }
+        Total::Edges(edges) => {
+            for _ in 0..r.count()? {
+                edges.insert(r.edge()?, r.int()?);
+            }
+        }
+    }
+    Ok(total)
+}
+
+fn get_acc(r: &mut Reader<'_>, acc: &mut Acc, _function: Function) -> Result<(), LayoutError> {
+    const SUM: LayoutError = LayoutError("a damaged sum");
+    match acc {
+        Acc::Count(n) => *n = r.int()?,
+        Acc::Distinct(_) => {}
+        Acc::Integer { sum, n } => {
+            *n = r.int()?;
+            *sum = IntegerSum::decode(&mut r.0).ok_or(SUM)?;
+        }
+        Acc::Float { sum, n } => {
+            *n = r.int()?;
+            *sum = ExactSum::decode(&mut r.0).ok_or(SUM)?;
+        }
+        Acc::IntegerMoments { moments, n } => {
+            *n = r.int()?;
+            *moments = IntegerMoments::decode(&mut r.0).ok_or(SUM)?;
+        }
+        Acc::FloatMoments { moments, n } => {
+            *n = r.int()?;
+            *moments = ExactMoments::decode(&mut r.0).ok_or(SUM)?;
+        }
+        Acc::Extreme(best) => *best = if r.byte()? == 1 { Some(r.held()?) } else { None },
+        Acc::Edge(best) => *best = if r.byte()? == 1 { Some(Box::new(r.edge()?)) } else { None },
+        Acc::Bools { trues, falses } => (*trues, *falses) = (r.int()?, r.int()?),
+    }
+    Ok(())
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], LayoutError> {
+        let (head, rest) = self.0.split_at_checked(n).ok_or(LayoutError("cut short"))?;
+        self.0 = rest;
+        Ok(head)
+    }
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
+        self.take(N)?.try_into().map_err(|_| LayoutError("cut short"))
+    }
+    fn byte(&mut self) -> Result<u8, LayoutError> {
+        Ok(self.array::<1>()?[0])
+    }
+    fn int(&mut self) -> Result<i64, LayoutError> {
+        Ok(i64::from_le_bytes(self.array()?))
+    }
+    fn count(&mut self) -> Result<usize, LayoutError> {
+        Ok(u32::from_le_bytes(self.array()?) as usize)
+    }
+    fn bytes(&mut self) -> Result<&'a [u8], LayoutError> {
+        let n = self.count()?;
+        self.take(n)
+    }
+    fn words(&mut self) -> Result<Vec<u64>, LayoutError> {
+        let n = self.count()?;
+        let bytes = self.take(n.checked_mul(8).ok_or(LayoutError("cut short"))?)?;
+        Ok(bytes.chunks_exact(8).map(|w| w.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))).collect())
+    }
+    fn held(&mut self) -> Result<Held, LayoutError> {
+        Ok(match self.byte()? {
+            0 => Held::Null,
+            1 => Held::Int(self.int()?),
+            2 => Held::Float(self.int()?.cast_unsigned()),
+            3 => Held::Decimal(i128::from_le_bytes(self.array()?)),
+            4 => Held::Bytes(self.bytes()?.into()),
+            _ => return Err(LayoutError("unknown kind of value")),
+        })
+    }
+    fn edge(&mut self) -> Result<Edge, LayoutError> {
+        Ok(Edge {
+            order: self.bytes()?.into(),
+            event_time: self.int()?,
+            partition: i32::from_le_bytes(self.array()?),
+            offset: self.int()?,
+            value: self.held()?,
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! Entities: the text or the values that name one, and the bytes of its group.
+//!
+//! Invariants: an entity is given in the view's declared order; its bytes are Arrow's row format of the group's columns in
+//! the query's order. A null anywhere names no entity. Neighbours: every reader; `plan` says what a view's entity is.
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow::row::RowConverter;
+use datafusion::common::ScalarValue;
+
+use crate::fold::columns::group_converter;
+use crate::plan::operator::ViewPlan;
+use crate::time::parse_instant;
+
+/// A key that does not name an entity of the view.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeyError {
+    /// Another number of parts.
+    #[error("view `{view}` has the key {expected}; `{given}` has {parts} parts")]
+    Parts {
+        /// The view.
+        view: String,
+        /// Its entity columns.
+        expected: String,
+        /// What was given.
+        given: String,
+        /// In how many parts.
+        parts: usize,
+    },
+    /// A part's name is not an entity column.
+    #[error("view `{view}` has no entity column `{name}`; its key is {expected}")]
+    Name {
+        /// The view.
+        view: String,
+        /// What was given.
+        name: String,
+        /// Its entity columns.
+        expected: String,
+    },
+    /// A part is not of its column's type.
+    #[error("`{text}` is not a {data_type}, the type of entity column `{column}`")]
+    Type {
+        /// What was given.
+        text: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        data_type: DataType,
+    },
+}
+
+/// One view's entities.
+pub struct EntityCodec {
+    view: String,
+    /// (name, index of the group column, type), in declared order.
+    columns: Vec<(String, usize, DataType)>,
+    converter: RowConverter,
+}
+
+impl EntityCodec {
+    /// For one view.
+    ///
+    /// # Errors
+    /// Group types without a row format.
+    pub fn new(plan: &ViewPlan) -> Result<EntityCodec, ArrowError> {
+        let columns = plan.entity.iter().map(|(n, g)| (n.clone(), *g, plan.fold.group_types[*g].clone()));
+        Ok(EntityCodec { view: plan.name.clone(), columns: columns.collect(), converter: group_converter(&plan.fold)? })
+    }
+
+    /// Names and types of the entity columns, in declared order.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &DataType)> {
+        self.columns.iter().map(|(n, _, t)| (n.as_str(), t))
+    }
+
+    fn expected(&self) -> String {
+        self.columns.iter().map(|(n, _, _)| n.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Reads a key: the value; for a composite key `a=1,b=x` or `1,x` in declared order.
+    ///
+    /// # Errors
+    /// [`KeyError`], which says what the key is.
+    pub fn parse(&self, text: &str) -> Result<Vec<ScalarValue>, KeyError> {
+        let parts: Vec<&str> = if self.columns.len() == 1 { vec![text] } else { text.split(',').collect() };
+        if parts.len() != self.columns.len() {
+            let given = text.to_string();
+            return Err(KeyError::Parts { view: self.view.clone(), expected: self.expected(), given, parts: parts.len() });
+        }
+        let pairs: Vec<Option<(&str, &str)>> = parts.iter().map(|p| p.split_once('=')).collect();
+        let known = |name: &str| self.columns.iter().any(|(n, _, _)| n == name);
+        let named = pairs.iter().all(|p| p.is_some_and(|(n, _)| known(n.trim())))
+            || (self.columns.len() > 1 && pairs.iter().all(Option::is_some));
+        if !named {
+            return self.columns.iter().zip(parts).map(|((n, _, t), text)| parse_value(text, n, t)).collect();
+        }
+        for (name, _) in pairs.iter().flatten() {
+            if !known(name.trim()) {
+                let name = name.trim().to_string();
+                return Err(KeyError::Name { view: self.view.clone(), name, expected: self.expected() });
+            }
+        }
+        let value = |(n, _, t): &(String, usize, DataType)| {
+            let found = pairs.iter().flatten().find(|(name, _)| name.trim() == n);
+            let (_, text) = found.ok_or_else(|| KeyError::Parts {
+                view: self.view.clone(),
+                expected: self.expected(),
+                given: text.to_string(),
+                parts: parts.len(),
+            })?;
+            parse_value(text, n, t)
+        };
+        self.columns.iter().map(value).collect()
+    }
+
+    /// The bytes of an entity's group; `None` if a part is null.
+    ///
+    /// # Errors
+    /// Values of other types than the entity's.
+    pub fn group(&self, entity: &[ScalarValue]) -> Result<Option<Vec<u8>>, ArrowError> {
+        if entity.iter().any(ScalarValue::is_null) {
+            return Ok(None);
+        }
+        let columns = entity.iter().map(|v| v.to_array_of_size(1).map_err(|e| ArrowError::ComputeError(e.to_string())));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        Ok(self.groups(&columns)?.pop().flatten())
+    }
+
+    /// The groups of many entities, given as columns in declared order and of the declared types.
+    ///
+    /// # Errors
+    /// Columns of other types.
+    pub fn groups(&self, entities: &[ArrayRef]) -> Result<Vec<Option<Vec<u8>>>, ArrowError> {
+        let mut ordered: Vec<Option<ArrayRef>> = vec![None; self.columns.len()];
+        for ((_, group, _), array) in self.columns.iter().zip(entities) {
+            ordered[*group] = Some(normal(array));
+        }
+        let ordered: Vec<ArrayRef> = ordered.into_iter().flatten().collect();
+        let rows = self.converter.convert_columns(&ordered)?;
+        let null = |n: usize| ordered.iter().any(|a| a.is_null(n));
+        Ok((0..rows.num_rows()).map(|n| (!null(n)).then(|| rows.row(n).as_ref().to_vec())).collect())
+    }
+
+    /// The group's columns (in the query's order) behind bytes.
+    ///
+    /// # Errors
+    /// Bytes of another view.
+    pub fn decode(&self, group: &[u8]) -> Result<Vec<ScalarValue>, ArrowError> {
+        let parser = self.converter.parser();
+        let columns = self.converter.convert_rows([parser.parse(group)])?;
+        let value = |a: &ArrayRef| ScalarValue::try_from_array(a, 0).map_err(|e| ArrowError::ComputeError(e.to_string()));
+        columns.iter().map(value).collect()
+    }
+}
+
+fn normal(array: &ArrayRef) -> ArrayRef {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float64Type;
+    match array.data_type() {
+        DataType::Float64 => {
+            let one = |x: f64| if x.is_nan() { f64::NAN } else if x == 0.0 { 0.0 } else { x };
+            std::sync::Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one))
+        }
+        _ => std::sync::Arc::clone(array),
+    }
+}
+
+/// A value of a type from its text, as it is written in keys, label files and answers.
+///
+/// # Errors
+/// [`KeyError::Type`].
+pub fn parse_value(text: &str, column: &str, data_type: &DataType) -> Result<ScalarValue, KeyError> {
+    let wrong = || KeyError::Type { text: text.into(), column: column.into(), data_type: data_type.clone() };
+    let trimmed = text.trim();
+    Ok(match data_type {
+        DataType::Utf8 => ScalarValue::Utf8(Some(text.to_string())),
+        DataType::Int32 => ScalarValue::Int32(Some(trimmed.parse().map_err(|_| wrong())?)),
+        DataType::Int64 => ScalarValue::Int64(Some(trimmed.parse().map_err(|_| wrong())?)),
+        DataType::Float64 => ScalarValue::Float64(Some(trimmed.parse().map_err(|_| wrong())?)),
+        DataType::Boolean => ScalarValue::Boolean(Some(trimmed.parse().map_err(|_| wrong())?)),
+        DataType::Timestamp(_, zone) => {
+            ScalarValue::TimestampMicrosecond(Some(parse_instant(trimmed).ok_or_else(wrong)?), zone.clone())
+        }
+        other => {
+            let text = ScalarValue::Utf8(Some(trimmed.to_string()));
+            let value = text.cast_to(other).map_err(|_| wrong())?;
+            if value.is_null() {
+                return Err(wrong());
+            }
+            value
+        }
+    })
+}

@@ -1,0 +1,318 @@
+//! Pages in memory, shared by the workers that write them and the threads that read them; what is written back, and when.
+//!
+//! Each view has striped maps of pages. A published commit is an epoch and the instant from which it is visible; readers
+//! register the epoch they ask for, so that no page moves past it under them.
+//!
+//! Invariants: nothing is merged above the published epoch or above a registered reader's; a write-back pass that began
+//! at epoch `P` leaves every page's row with all updates up to `P`, and only then does the redo point become `P`.
+//! Neighbours: `page` is one group; `commit` makes epochs durable before they are published here; `online` reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::{Condvar, Mutex};
+use rocksdb::WriteBatch;
+
+use super::page::{NeedsLog, Page, PageRows};
+use super::{StateError, Store};
+use crate::fold::entry::{Updates, hash_group};
+use crate::fold::{Evaluation, Fold};
+use crate::plan::Plan;
+
+const STRIPES: usize = 256;
+
+/// Pages written back in one batch, at most.
+const BATCH: usize = 512;
+
+/// The last commit that readers may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its last epoch.
+    pub epoch: u64,
+    /// When it became visible, in µs.
+    pub visible: i64,
+    /// The instant from which the next commit, which is being written, will be visible.
+    pub next_visible: Option<i64>,
+}
+
+struct ViewPages {
+    fold: Arc<Fold>,
+    stripes: Vec<Mutex<HashTable<Page>>>,
+    groups: AtomicU64,
+}
+
+/// All pages of all views.
+pub struct Cache {
+    store: Arc<Store>,
+    views: Vec<ViewPages>,
+    published: Mutex<Published>,
+    changed: Condvar,
+    readers: Mutex<BTreeMap<u64, usize>>,
+    /// Whether the store had page rows when it was opened, or has had since.
+    on_disk: bool,
+    memory: AtomicI64,
+}
+
+/// What readers ask: how it went.
+#[derive(Debug)]
+pub enum Read {
+    /// The answer.
+    Answer(Evaluation),
+    /// The group has never had a row.
+    Nothing,
+    /// The page is past that stamp; the log has it.
+    NeedsLog,
+}
+
+/// Holds an epoch: no page moves past it while this lives.
+pub struct Hold<'a> {
+    cache: &'a Cache,
+    epoch: u64,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut readers = self.cache.readers.lock();
+        if let Some(n) = readers.get_mut(&self.epoch) {
+            *n -= 1;
+            if *n == 0 {
+                readers.remove(&self.epoch);
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// An empty cache over a store, showing its last commit.
+    ///
+    /// # Errors
+    /// A damaged commit record.
+    pub fn new(store: Arc<Store>, plan: &Plan) -> Result<Cache, StateError> {
+        let last = store.last_commit()?;
+        let published = Published {
+            epoch: last.as_ref().map_or(0, |c| c.last),
+            visible: last.as_ref().map_or(0, |c| c.visible),
+            next_visible: None,
+        };
+        let views = plan.views.iter().map(|v| ViewPages {
+            fold: Arc::clone(&v.fold),
+            stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
+            groups: AtomicU64::new(0),
+        });
+        let on_disk = last.is_some();
+        Ok(Cache {
+            views: views.collect(),
+            published: Mutex::new(published),
+            changed: Condvar::new(),
+            readers: Mutex::new(BTreeMap::new()),
+            on_disk,
+            memory: AtomicI64::new(0),
+            store,
+        })
+    }
+
+    /// The last published commit.
+    pub fn published(&self) -> Published {
+        *self.published.lock()
+    }
+
+    /// Says when the commit that is about to be written will be visible: no read from now on is about that instant.
+    pub fn announce(&self, visible: i64) {
+        self.published.lock().next_visible = Some(visible);
+    }
+
+    /// Makes a commit readable.
+    pub fn publish(&self, epoch: u64, visible: i64) {
+        *self.published.lock() = Published { epoch, visible, next_visible: None };
+        self.changed.notify_all();
+    }
+
+    /// Waits until something is published that `enough` accepts, at most until the deadline. The last state either way.
+    pub fn wait(&self, timeout: std::time::Duration, enough: impl Fn(&Published) -> bool) -> Published {
+        let deadline = std::time::Instant::now() + timeout;
+        let mut published = self.published.lock();
+        while !enough(&published) && !self.changed.wait_until(&mut published, deadline).timed_out() {}
+        *published
+    }
+
+    /// Takes the last published epoch and holds it.
+    pub fn hold_published(&self) -> (Published, Hold<'_>) {
+        // Registered under the same lock that publishing takes: no merge can slip between.
+        let published = self.published.lock();
+        *self.readers.lock().entry(published.epoch).or_insert(0) += 1;
+        (*published, Hold { cache: self, epoch: published.epoch })
+    }
+
+    /// Up to where pages may be merged now.
+    fn limit(&self) -> u64 {
+        let published = self.published.lock().epoch;
+        let readers = self.readers.lock();
+        readers.first_key_value().map_or(published, |(e, _)| published.min(*e))
+    }
+
+    /// Puts updates into the pages of their groups. They are seen once their epochs are published.
+    ///
+    /// # Errors
+    /// A page row that cannot be read.
+    pub fn push(&self, updates: &Updates) -> Result<(), StateError> {
+        let limit = self.limit();
+        let view = &self.views[updates.view];
+        for n in 0..updates.len() {
+            let update = updates.get(n, &view.fold.shape);
+            let mut stripe = view.stripes[stripe_of(update.hash)].lock();
+            let page = self.page(updates.view, update.hash, update.group, &mut stripe, true)?;
+            if let Some(page) = page {
+                page.merge(limit, &view.fold);
+                page.push(&update, &view.fold);
+            }
+        }
+        Ok(())
+    }
+
+    fn page<'a>(
+        &self,
+        view: usize,
+        hash: u64,
+        key: &[u8],
+        stripe: &'a mut HashTable<Page>,
+        make: bool,
+    ) -> Result<Option<&'a mut Page>, StateError> {
+        use hashbrown::hash_table::Entry;
+        let slot = match stripe.entry(hash, |p| *p.key == *key, |p| p.hash) {
+            Entry::Occupied(slot) => return Ok(Some(slot.into_mut())),
+            Entry::Vacant(slot) => slot,
+        };
+        let loaded = if self.on_disk { self.load(view, hash, key)? } else { None };
+        let fold = &self.views[view].fold;
+        let page = match loaded {
+            Some(page) => page,
+            None if make => Page::new(hash, key, fold),
+            None => return Ok(None),
+        };
+        self.views[view].groups.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(slot.insert(page).into_mut()))
+    }
+
+    fn load(&self, view: usize, hash: u64, key: &[u8]) -> Result<Option<Page>, StateError> {
+        let mut row_key = self.store.view_prefix(view).to_vec();
+        row_key.extend(key);
+        let Some(row) = self.store.db().get_cf(&self.store.family("pages"), &row_key)? else { return Ok(None) };
+        let chunks = self.store.family("chunks");
+        let page = Page::load(hash, key, &row, &self.views[view].fold, |id| {
+            let mut key = row_key.clone();
+            key.extend(id.to_be_bytes());
+            self.store.db().get_cf(&chunks, key).ok().flatten()
+        });
+        page.map(Some).map_err(|e| StateError::Damaged { what: format!("a page of group {key:?}"), why: e.to_string() })
+    }
+
+    /// Reads one group at a stamp.
+    ///
+    /// # Errors
+    /// A page row that cannot be read.
+    pub fn read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Read, StateError> {
+        let hash = hash_group(key);
+        let limit = self.limit();
+        let pages = &self.views[view];
+        let mut stripe = pages.stripes[stripe_of(hash)].lock();
+        let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Read::Nothing) };
+        Ok(match page.read(epoch, now, limit, &pages.fold) {
+            Ok(answer) => Read::Answer(answer),
+            Err(NeedsLog) => Read::NeedsLog,
+        })
+    }
+
+    /// Writes all dirty pages back, as of the last commit, and moves the redo point there. Returns how many were written.
+    ///
+    /// # Errors
+    /// The store's; pages stay in memory, and the redo point where it was.
+    pub fn write_back(&self) -> Result<usize, StateError> {
+        // No reader can register below the published epoch later on, so no page stays behind this one.
+        let at = self.limit();
+        let mut written = 0;
+        for (n, view) in self.views.iter().enumerate() {
+            let prefix = self.store.view_prefix(n);
+            let mut rows: Vec<(Vec<u8>, PageRows)> = vec![];
+            for stripe in &view.stripes {
+                for page in stripe.lock().iter_mut() {
+                    let Some(out) = page.write_back(at, &view.fold) else { continue };
+                    self.memory.fetch_add(page.recount().1 as i64, Ordering::Relaxed);
+                    let mut key = prefix.to_vec();
+                    key.extend(&*page.key);
+                    rows.push((key, out));
+                }
+                if rows.len() >= BATCH {
+                    written += rows.len();
+                    self.write_rows(&mut rows)?;
+                }
+            }
+            written += rows.len();
+            self.write_rows(&mut rows)?;
+        }
+        if self.store.redo_point()? < at {
+            self.store.put_meta("redo", &at.to_be_bytes())?;
+        }
+        Ok(written)
+    }
+
+    fn write_rows(&self, rows: &mut Vec<(Vec<u8>, PageRows)>) -> Result<(), StateError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let (pages, chunks) = (self.store.family("pages"), self.store.family("chunks"));
+        let mut batch = WriteBatch::default();
+        for (key, row) in rows.drain(..) {
+            let chunk_key = |id: u64| [key.as_slice(), &id.to_be_bytes()].concat();
+            for (id, bytes) in &row.chunks {
+                batch.put_cf(&chunks, chunk_key(*id), bytes);
+            }
+            for id in &row.dropped {
+                batch.delete_cf(&chunks, chunk_key(*id));
+            }
+            batch.put_cf(&pages, &key, &row.page);
+        }
+        self.store.write(batch, false)
+    }
+
+    /// The groups of a view that have a row on disk or in memory.
+    ///
+    /// # Errors
+    /// RocksDB's.
+    pub fn groups(&self, view: usize) -> Result<std::collections::BTreeSet<Vec<u8>>, StateError> {
+        let mut groups = std::collections::BTreeSet::new();
+        for stripe in &self.views[view].stripes {
+            groups.extend(stripe.lock().iter().map(|p| p.key.to_vec()));
+        }
+        let prefix = self.store.view_prefix(view);
+        let mode = rocksdb::IteratorMode::From(&prefix, rocksdb::Direction::Forward);
+        for row in self.store.db().iterator_cf(&self.store.family("pages"), mode) {
+            let (key, _) = row?;
+            let Some(group) = key.strip_prefix(&prefix) else { break };
+            groups.insert(group.to_vec());
+        }
+        Ok(groups)
+    }
+
+    /// Pages of a view in memory.
+    pub fn resident(&self, view: usize) -> u64 {
+        self.views[view].groups.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the pages of a view, counted now.
+    pub fn memory(&self, view: usize) -> usize {
+        let stripes = &self.views[view].stripes;
+        stripes.iter().map(|s| s.lock().iter_mut().map(|p| p.recount().0).sum::<usize>()).sum()
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+}
+
+/// The stripe of a group: other bits of the hash than those that choose the worker.
+fn stripe_of(hash: u64) -> usize {
+    (hash >> 32) as usize % STRIPES
+}

@@ -1,0 +1,222 @@
+//! Atomic commit: the only writer of the log.
+//!
+//! One RocksDB write batch carries the log records of all epochs it covers, the refused records, the offsets they came
+//! from and the commit itself, so a crash leaves all of it or none. Pages are not in it: they follow from the log.
+//!
+//! Invariants: commits are in the order of their epochs; offsets never move back; `visible` rises strictly and is at
+//! least the last epoch. Neighbours: `dataflow::commit` gives us closed epochs, `log` reads what was written.
+
+use std::collections::BTreeMap;
+
+use rocksdb::WriteBatch;
+use serde::{Deserialize, Serialize};
+
+use super::{StateError, Store};
+use crate::offset::Offsets;
+use crate::source::{Rejected, SortedPosition};
+use crate::time::Epoch;
+
+/// Which clock gave the epochs of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClockKind {
+    /// The machine's.
+    Wall,
+    /// Record timestamps, or a file's arrival column.
+    Record,
+    /// Event time.
+    Event,
+}
+
+/// What a log record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LogKind {
+    /// Events of a source (its index in the plan).
+    Events(usize),
+    /// Updates of a joined view (its index in the plan).
+    Updates(usize),
+}
+
+/// A log record on its way into a commit.
+pub struct LogRecord {
+    /// What it is about.
+    pub kind: LogKind,
+    /// Rows in it.
+    pub rows: usize,
+    /// Arrow IPC.
+    pub bytes: Vec<u8>,
+}
+
+/// Everything that becomes durable and visible at once.
+pub struct Commit {
+    /// The greatest epoch it covers.
+    pub last: Epoch,
+    /// Which clock gave its epochs.
+    pub clock: ClockKind,
+    /// When it is visible from, in µs: at least `last` (under `record` and `event` each epoch at its own time).
+    pub visible: i64,
+    /// Log records, in order.
+    pub records: Vec<LogRecord>,
+    /// Refused records.
+    pub rejected: Vec<Rejected>,
+    /// Exclusive ends that moved.
+    pub offsets: Offsets,
+    /// Positions of sorted sources that moved.
+    pub sorted: BTreeMap<String, SortedPosition>,
+}
+
+/// A commit as it is stored; never dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The greatest epoch it covers.
+    pub last: u64,
+    /// Which clock gave its epochs.
+    pub clock: ClockKind,
+    /// When it is visible from, in µs.
+    pub visible: i64,
+    /// Exclusive ends that moved: (source, partition, next offset).
+    pub offsets: Vec<(String, i32, i64)>,
+    /// Positions of sorted sources that moved.
+    pub sorted: Vec<(String, SortedPosition)>,
+    /// Its log records: (kind with the id, rows, digest of the bytes).
+    pub records: Vec<(u8, u32, u64, u64)>,
+    /// How many records it refused.
+    pub rejected: u64,
+}
+
+/// Key of a log record.
+pub(super) fn log_key(kind: u8, id: u32, last: u64, number: u32) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[0] = kind;
+    key[1..5].copy_from_slice(&id.to_be_bytes());
+    key[5..13].copy_from_slice(&last.to_be_bytes());
+    key[13..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Kind byte of events in log keys.
+pub(super) const EVENTS: u8 = b'e';
+/// Kind byte of updates in log keys.
+pub(super) const UPDATES: u8 = b'u';
+
+/// The digest of a log record.
+pub(super) fn digest(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+impl Store {
+    fn log_place(&self, kind: LogKind) -> (u8, u32) {
+        match kind {
+            LogKind::Events(source) => (EVENTS, self.source_id(source)),
+            LogKind::Updates(view) => (UPDATES, self.view_id(view)),
+        }
+    }
+
+    /// Writes a commit: all of it or nothing.
+    ///
+    /// # Errors
+    /// The store may be full or broken; then nothing of the commit is visible, and the process must stop.
+    pub fn commit(&self, commit: &Commit, sync: bool) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        let log = self.family("log");
+        let mut records = Vec::with_capacity(commit.records.len());
+        for (number, record) in (0u32..).zip(&commit.records) {
+            let (kind, id) = self.log_place(record.kind);
+            batch.put_cf(&log, log_key(kind, id, commit.last.0, number), &record.bytes);
+            records.push((kind, id, record.rows as u64, digest(&record.bytes)));
+        }
+        let quarantine = self.family("quarantine");
+        for (number, rejected) in (0u32..).zip(&commit.rejected) {
+            let mut key = commit.last.0.to_be_bytes().to_vec();
+            key.extend(number.to_be_bytes());
+            batch.put_cf(&quarantine, key, encode(rejected));
+        }
+        let offsets = commit.offsets.0.iter().flat_map(|(s, p)| p.iter().map(move |(p, n)| (s.clone(), *p, *n)));
+        let record = CommitRecord {
+            last: commit.last.0,
+            clock: commit.clock,
+            visible: commit.visible,
+            offsets: offsets.collect(),
+            sorted: commit.sorted.iter().map(|(s, p)| (s.clone(), p.clone())).collect(),
+            records,
+            rejected: commit.rejected.len() as u64,
+        };
+        batch.put_cf(&self.family("commits"), record.last.to_be_bytes(), encode(&record));
+        let meta = self.family("meta");
+        for (source, partition, next) in &record.offsets {
+            batch.put_cf(&meta, format!("offset:{partition}:{source}"), next.to_be_bytes());
+        }
+        for (source, position) in &record.sorted {
+            batch.put_cf(&meta, format!("sorted:{source}"), encode(position));
+        }
+        self.write(batch, sync)
+    }
+
+    /// The last commit.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn last_commit(&self) -> Result<Option<CommitRecord>, StateError> {
+        self.db().iterator_cf(&self.family("commits"), rocksdb::IteratorMode::End).next().map(read_commit).transpose()
+    }
+
+    /// All commits, oldest first.
+    pub fn commits(&self) -> impl Iterator<Item = Result<CommitRecord, StateError>> + '_ {
+        self.db().iterator_cf(&self.family("commits"), rocksdb::IteratorMode::Start).map(read_commit)
+    }
+
+    /// The committed offsets.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn offsets(&self) -> Result<Offsets, StateError> {
+        let mut offsets = Offsets::default();
+        for (key, value) in self.meta_with("offset:")? {
+            let damaged = || StateError::Damaged { what: format!("offset {key}"), why: "not an offset".into() };
+            let (partition, source) = key["offset:".len()..].split_once(':').ok_or_else(damaged)?;
+            let next = i64::from_be_bytes(value.try_into().map_err(|_| damaged())?);
+            offsets.advance(source, partition.parse().map_err(|_| damaged())?, next);
+        }
+        Ok(offsets)
+    }
+
+    /// The positions of sorted sources.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn sorted_positions(&self) -> Result<BTreeMap<String, SortedPosition>, StateError> {
+        let rows = self.meta_with("sorted:")?;
+        rows.into_iter().map(|(k, v)| Ok((k["sorted:".len()..].to_string(), decode(&v, &k)?))).collect()
+    }
+
+    fn meta_with(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StateError> {
+        let from = rocksdb::IteratorMode::From(prefix.as_bytes(), rocksdb::Direction::Forward);
+        let mut found = vec![];
+        for row in self.db().iterator_cf(&self.family("meta"), from) {
+            let (key, value) = row?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            found.push((String::from_utf8_lossy(&key).into_owned(), value.into_vec()));
+        }
+        Ok(found)
+    }
+
+    /// Refused records, oldest first.
+    pub fn quarantine(&self) -> impl Iterator<Item = Result<Rejected, StateError>> + '_ {
+        self.db()
+            .iterator_cf(&self.family("quarantine"), rocksdb::IteratorMode::Start)
+            .map(|row| decode(&row?.1, "a quarantine record"))
+    }
+}
+
+fn read_commit(row: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>) -> Result<CommitRecord, StateError> {
+    decode(&row?.1, "a commit record")
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("records of plain fields always encode")
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], what: &str) -> Result<T, StateError> {
+    postcard::from_bytes(bytes).map_err(|e| StateError::Damaged { what: what.into(), why: e.to_string() })
+}

@@ -1,0 +1,207 @@
+//! A group's page: a base that contains the log up to an epoch, recent updates by epoch, and the read at a stamp.
+//!
+//! Updates come in before their commit and wait in `recent`, tagged with their epochs. They are merged into the base once
+//! they are committed and no reader can ask for less. A read at epoch `E` counts exactly the updates with epoch <= E.
+//!
+//! Invariants: the base never contains an update above the limit it was given, which is never above the last commit.
+//! Neighbours: `cache` holds pages and knows the limit; `fold::group` is the base.
+
+use crate::fold::entry::{CLOSING, Entry, Update};
+use crate::fold::layout::{self, LayoutError};
+use crate::fold::{Evaluation, Fold, Group};
+
+/// Words before the entry in `recent`: epoch, counts-from, flags.
+const PREFIX: usize = 3;
+
+/// How long after its last window an entry is kept, for reads at stamps of a moment ago.
+const SLACK_MICROS: i64 = 10_000_000;
+
+/// A group of one view, in memory.
+pub struct Page {
+    /// Hash of the group's bytes.
+    pub hash: u64,
+    /// The group's bytes.
+    pub key: Box<[u8]>,
+    /// All updates up to here are in the base.
+    merged: u64,
+    base: Group,
+    recent: Vec<u64>,
+    recent_heap: Vec<u8>,
+    /// Differs from its row on disk.
+    dirty: bool,
+    /// Chunks that have rows on disk.
+    listed: Vec<u64>,
+    /// Bytes of memory when last counted.
+    memory: usize,
+}
+
+/// Why a page cannot answer; the log can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeedsLog;
+
+/// A page's rows on their way to disk.
+pub struct PageRows {
+    /// The page row.
+    pub page: Vec<u8>,
+    /// Chunk rows to write: (id, bytes).
+    pub chunks: Vec<(u64, Vec<u8>)>,
+    /// Chunk rows to delete.
+    pub dropped: Vec<u64>,
+}
+
+impl Page {
+    /// A page of a group that has no row on disk.
+    pub fn new(hash: u64, key: &[u8], fold: &Fold) -> Page {
+        Page {
+            hash,
+            key: key.into(),
+            merged: 0,
+            base: Group::new(fold),
+            recent: vec![],
+            recent_heap: vec![],
+            dirty: false,
+            listed: vec![],
+            memory: 0,
+        }
+    }
+
+    /// A page from its row on disk; `chunk` reads a chunk row.
+    ///
+    /// # Errors
+    /// Rows that are damaged or of another format.
+    pub fn load(
+        hash: u64,
+        key: &[u8],
+        row: &[u8],
+        fold: &Fold,
+        mut chunk: impl FnMut(u64) -> Option<Vec<u8>>,
+    ) -> Result<Page, LayoutError> {
+        let mut listed = vec![];
+        let (epoch, rest) = row.split_at_checked(8).unwrap_or((&[0; 8], &[]));
+        let base = layout::decode(rest, fold, |id| {
+            listed.push(id);
+            chunk(id)
+        })?;
+        let merged = u64::from_le_bytes(epoch.try_into().expect("split at 8"));
+        Ok(Page { merged, base, listed, ..Page::new(hash, key, fold) })
+    }
+
+    /// All updates up to here are in the base.
+    pub fn merged(&self) -> u64 {
+        self.merged
+    }
+
+    /// Does it differ from its row on disk?
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Takes an update of an epoch that is not committed yet. One that the base has is skipped: a redo repeats them.
+    pub fn push(&mut self, update: &Update<'_>, fold: &Fold) {
+        if update.epoch <= self.merged {
+            return;
+        }
+        self.dirty = true;
+        let flags = if update.closing { u64::from(CLOSING) } else { 0 };
+        self.recent.extend([update.epoch, update.counts_from.cast_unsigned(), flags]);
+        update.entry.append_to(&fold.shape, &mut self.recent, &mut self.recent_heap);
+    }
+
+    /// Merges what is at or below the limit: committed, and not above what any reader may ask for.
+    pub fn merge(&mut self, limit: u64, fold: &Fold) {
+        if self.recent.is_empty() || limit <= self.merged {
+            return;
+        }
+        let width = PREFIX + fold.shape.stride;
+        let all = self.recent.chunks_exact(width).all(|r| r[0] <= limit);
+        let now = limit.cast_signed();
+        let recent = std::mem::take(&mut self.recent);
+        let heap = std::mem::take(&mut self.recent_heap);
+        for record in recent.chunks_exact(width) {
+            let update = update_of(record, &heap, self.hash, &self.key);
+            if update.epoch <= limit {
+                self.base.apply(&update, now, fold);
+            } else {
+                self.recent.extend_from_slice(&record[..PREFIX]);
+                update.entry.append_to(&fold.shape, &mut self.recent, &mut self.recent_heap);
+            }
+        }
+        if all {
+            // The buffers are used again: most groups that were touched will be touched again.
+            (self.recent, self.recent_heap) = (recent, heap);
+            self.recent.clear();
+            self.recent_heap.clear();
+            if self.recent.capacity() > 64 * width {
+                self.recent.shrink_to(4 * width);
+                self.recent_heap.shrink_to(256);
+            }
+        }
+        self.merged = limit;
+        self.base.retire(now.saturating_sub(SLACK_MICROS), fold);
+        self.base.advance(now, fold);
+    }
+
+    /// The answer at a stamp. `limit` as for [`Page::merge`].
+    ///
+    /// # Errors
+    /// [`NeedsLog`] if the base has moved past the epoch or the instant.
+    pub fn read(&mut self, epoch: u64, now: i64, limit: u64, fold: &Fold) -> Result<Evaluation, NeedsLog> {
+        self.merge(limit.min(epoch), fold);
+        if self.merged > epoch || self.base.floor() > now {
+            return Err(NeedsLog);
+        }
+        let width = PREFIX + fold.shape.stride;
+        let visible = |r: &&[u64]| r[0] <= epoch;
+        if !self.recent.chunks_exact(width).any(|r| r[0] <= epoch) {
+            self.base.advance(now, fold);
+            return Ok(self.base.evaluate(now, fold));
+        }
+        // Another reader holds the limit below this epoch: answer from a copy.
+        let mut copy = self.base.clone();
+        for record in self.recent.chunks_exact(width).filter(visible) {
+            copy.apply(&update_of(record, &self.recent_heap, self.hash, &self.key), now, fold);
+        }
+        copy.advance(now, fold);
+        Ok(copy.evaluate(now, fold))
+    }
+
+    /// Merges up to the limit and gives the rows to write, or nothing if the disk has them.
+    pub fn write_back(&mut self, limit: u64, fold: &Fold) -> Option<PageRows> {
+        self.merge(limit, fold);
+        if !self.dirty {
+            return None;
+        }
+        let encoded = layout::encode(&self.base, false);
+        layout::mark_clean(&mut self.base);
+        let dropped = self.listed.iter().filter(|id| !encoded.listed.contains(id)).copied().collect();
+        self.listed = encoded.listed;
+        self.dirty = !self.recent.is_empty();
+        let mut page = self.merged.to_le_bytes().to_vec();
+        page.extend(encoded.page);
+        Some(PageRows { page, chunks: encoded.chunks, dropped })
+    }
+
+    /// Counts its memory again: (bytes now, change since last counted).
+    pub fn recount(&mut self) -> (usize, isize) {
+        let now = size_of::<Page>() + self.key.len() + self.base.memory() + self.recent.capacity() * 8;
+        let change = now.cast_signed() - self.memory.cast_signed();
+        self.memory = now;
+        (now, change)
+    }
+
+    /// The base, for verification.
+    pub fn base(&self) -> &Group {
+        &self.base
+    }
+}
+
+fn update_of<'a>(record: &'a [u64], heap: &'a [u8], hash: u64, group: &'a [u8]) -> Update<'a> {
+    Update {
+        hash,
+        group,
+        epoch: record[0],
+        counts_from: record[1].cast_signed(),
+        closing: record[2] & u64::from(CLOSING) != 0,
+        entry: Entry { words: &record[PREFIX..], heap },
+    }
+}
