@@ -179,7 +179,9 @@ mod tests {
         check("0 seconds", Some(0));
         check("0.000001 s", Some(1));
         check("0.0000001 s", None);
-        for wrong in ["", " ", "1", "hour", "one hour", "-1 hour", "1 fortnight", "1 month", "1. s", ".5 s", "1..5 s", "1,5 s"] {
+        for wrong in
+            ["", " ", "1", "hour", "one hour", "-1 hour", "1 fortnight", "1 month", "1. s", ".5 s", "1..5 s", "1,5 s"]
+        {
             check(wrong, None);
         }
         check("99999999999 weeks", None);

@@ -59,7 +59,8 @@ fn column_type(schema: &Schema, names: &NamesRef<'_>) -> Result<DataType, String
         Schema::Decimal(d) => {
             let size = u64::try_from(d.precision).ok().zip(i64::try_from(d.scale).ok());
             let (precision, scale) = size.ok_or("a decimal of that size cannot be a column")?;
-            decimal_of(precision, scale).map_err(|_| format!("DECIMAL({precision}, {scale}) has more than 38 digits"))?
+            decimal_of(precision, scale)
+                .map_err(|_| format!("DECIMAL({precision}, {scale}) has more than 38 digits"))?
         }
         Schema::Array(array) => {
             let (item, _) = optional(&array.items);
@@ -74,7 +75,9 @@ fn column_type(schema: &Schema, names: &NamesRef<'_>) -> Result<DataType, String
         },
         Schema::Record(_) => return Err("a record inside a record cannot be a column".into()),
         Schema::Map(_) => return Err("a map cannot be a column".into()),
-        Schema::Bytes | Schema::Fixed(_) => return Err("bytes without the logical type decimal cannot be a column".into()),
+        Schema::Bytes | Schema::Fixed(_) => {
+            return Err("bytes without the logical type decimal cannot be a column".into());
+        }
         Schema::Union(_) => return Err("a union inside a union cannot be a column".into()),
         Schema::Null => return Err("null alone is no type for a column".into()),
         Schema::TimestampNanos | Schema::LocalTimestampNanos => {
@@ -121,7 +124,11 @@ mod tests {
         check(r#"{"type":"int","logicalType":"date"}"#, DataType::Date32, false);
         check(r#"["null",{"type":"long","logicalType":"timestamp-millis"}]"#, timestamp(), true);
         check(r#"{"type":"long","logicalType":"timestamp-micros"}"#, timestamp(), false);
-        check(r#"{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}"#, DataType::Decimal128(12, 2), false);
+        check(
+            r#"{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}"#,
+            DataType::Decimal128(12, 2),
+            false,
+        );
         check(
             r#"{"type":{"type":"fixed","name":"F","size":8},"logicalType":"decimal","precision":9,"scale":3}"#,
             DataType::Decimal128(9, 3),

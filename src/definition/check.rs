@@ -8,6 +8,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -127,6 +128,15 @@ fn typed(expr: &ast::Expr, schema: &DFSchema) -> Result<(Expr, DataType)> {
     Ok((planned, data_type))
 }
 
+/// [`typed`], and run over no rows: what fails then, as `x > 'abc'` over a number does, fails for every row.
+fn runs(expr: &ast::Expr, schema: &DFSchema) -> Result<(Expr, DataType)> {
+    let (planned, data_type) = typed(expr, schema)?;
+    if impure(&planned, expr).is_none() {
+        compile(expr, schema.as_arrow())?.evaluate(&RecordBatch::new_empty(Arc::clone(schema.inner())))?;
+    }
+    Ok((planned, data_type))
+}
+
 /// What is wrong with an expression or a query, in words for its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -148,7 +158,7 @@ pub fn check_expr(expr: &ast::Expr, schema: &Schema) -> std::result::Result<Data
             help: "only the columns of the row itself can be used; put the rest into a view".into(),
         }]);
     }
-    match typed(expr, &columns) {
+    match runs(expr, &columns) {
         Ok((planned, data_type)) => match impure(&planned, expr) {
             Some(finding) => Err(vec![finding]),
             None => Ok(data_type),
@@ -169,20 +179,24 @@ pub fn check_expr(expr: &ast::Expr, schema: &Schema) -> std::result::Result<Data
 
 /// An error of DataFusion's planner as findings: several where it found several.
 pub fn findings(error: &DataFusionError) -> Vec<Finding> {
-    let one = |error: &DataFusionError| named_function(match error.diagnostic() {
-        Some(d) => {
-            let notes = d.notes.iter().map(|n| &n.message).chain(d.helps.iter().map(|h| &h.message));
-            Finding {
-                message: lower_first(&ticks(&first_line(&d.message))),
-                span: d.span.as_ref().map(|s| {
-                    let place = |l: datafusion::common::Location| Location::new(l.line, l.column);
-                    TokenSpan::new(place(s.start), place(s.end))
-                }),
-                help: notes.map(|m| ticks(m)).collect::<Vec<_>>().join("; "),
-            }
-        }
-        None => Finding { message: ticks(&plain(&error.strip_backtrace())), span: None, help: String::new() },
-    });
+    let one = |error: &DataFusionError| {
+        let Some(d) = error.diagnostic() else {
+            return Finding { message: words(&plain(&error.strip_backtrace())), span: None, help: String::new() };
+        };
+        let span = d.span.as_ref().map(|s| {
+            let place = |l: datafusion::common::Location| Location::new(l.line, l.column);
+            TokenSpan::new(place(s.start), place(s.end))
+        });
+        let notes = d.notes.iter().map(|n| &n.message).chain(d.helps.iter().map(|h| &h.message));
+        let notes: Vec<String> = notes
+            .map(|note| match note.strip_prefix("possible column ") {
+                Some(column) => format!("did you mean `{column}`?"),
+                None => words(note),
+            })
+            .collect();
+        let message = lower_first(&words(&first_line(&d.message)));
+        named_function(Finding { message, span, help: notes.join("; ") })
+    };
     error.iter().map(one).collect()
 }
 
@@ -203,9 +217,19 @@ fn named_function(finding: Finding) -> Finding {
 /// The message without DataFusion's kinds of error before it.
 fn plain(message: &str) -> String {
     let mut text = first_line(message);
-    for kind in ["Error during planning: ", "Schema error: ", "This feature is not implemented: ", "Internal error: ",
-        "type_coercion\n", "Arrow error: ", "Execution error: "]
-    {
+    for kind in [
+        "Error during planning: ",
+        "Schema error: ",
+        "This feature is not implemented: ",
+        "Internal error: ",
+        "Arrow error: ",
+        "Execution error: ",
+        "External error: ",
+        "Optimizer rule ",
+        "Parser error: ",
+        "Cast error: ",
+        "Compute error: ",
+    ] {
         text = text.replace(kind, "");
     }
     let text = text.split(" This issue was likely caused by a bug").next().unwrap_or("").trim_end_matches(['.', ' ']);
@@ -226,9 +250,23 @@ fn lower_first(text: &str) -> String {
     first.map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// `'name'` as messages show names, if the quotes pair up.
-fn ticks(text: &str) -> String {
-    if text.matches('\'').count() % 2 == 0 { text.replace('\'', "`") } else { text.to_string() }
+/// A message of DataFusion's in our words: `name` for 'name' if the quotes pair up, TEXT for Utf8.
+fn words(text: &str) -> String {
+    let mut text =
+        if text.matches('\'').count().is_multiple_of(2) { text.replace('\'', "`") } else { text.to_string() };
+    for (theirs, ours) in [
+        ("Utf8", "TEXT"),
+        ("Float64", "DOUBLE"),
+        ("Int64", "BIGINT"),
+        ("Int32", "INT"),
+        ("Timestamp(µs)", "TIMESTAMP"),
+        ("Boolean", "BOOLEAN"),
+        ("Date32", "DATE"),
+        ("Decimal128(", "DECIMAL("),
+    ] {
+        text = text.replace(theirs, ours);
+    }
+    text
 }
 
 fn known(span: TokenSpan) -> Option<TokenSpan> {
@@ -237,7 +275,9 @@ fn known(span: TokenSpan) -> Option<TokenSpan> {
 
 /// For an unknown column, the columns there are.
 fn name_columns(finding: &mut Finding, schema: &Schema) {
-    let Some(name) = finding.message.strip_prefix("column `").and_then(|m| m.strip_suffix("` not found")) else { return };
+    let Some(name) = finding.message.strip_prefix("column `").and_then(|m| m.strip_suffix("` not found")) else {
+        return;
+    };
     let columns = || schema.fields().iter().map(|f| f.name().as_str());
     let bare = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
     finding.help = match nearest(bare, columns()) {
@@ -254,11 +294,15 @@ fn impure(planned: &Expr, written: &ast::Expr) -> Option<Finding> {
         match e {
             Expr::ScalarFunction(f) if f.func.signature().volatility != Volatility::Immutable => {
                 let names = std::iter::once(f.func.name().to_string()).chain(f.func.aliases().iter().cloned());
-                found = Some((names.collect(), "answers would depend on when it is asked: use `_timestamp` or a column"));
+                found =
+                    Some((names.collect(), "answers would depend on when it is asked: use `_timestamp` or a column"));
             }
             Expr::AggregateFunction(f) => {
                 let names = std::iter::once(f.func.name().to_string()).chain(f.func.aliases().iter().cloned());
                 found = Some((names.collect(), "it needs many rows: put it into a view"));
+            }
+            Expr::Placeholder(_) => {
+                found = Some((vec!["?".to_string()], "write the value itself, or ${NAME} for one given with --set"));
             }
             Expr::WindowFunction(f) => {
                 found = Some((vec![f.fun.name().to_string()], "it needs many rows: put it into a view"));
@@ -300,6 +344,9 @@ impl Visitor for Called<'_> {
             ast::Expr::Function(f) if self.names.contains(&f.name.to_string().to_lowercase()) => {
                 ControlFlow::Break(f.name.span())
             }
+            ast::Expr::Value(v) if matches!(v.value, ast::Value::Placeholder(_)) && self.names == ["?"] => {
+                ControlFlow::Break(v.span)
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -314,7 +361,7 @@ impl Visitor for Smallest<'_> {
     type Break = (TokenSpan, DataFusionError);
 
     fn post_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Self::Break> {
-        match typed(expr, self.schema) {
+        match runs(expr, self.schema) {
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break((expr.span(), error)),
         }
@@ -325,7 +372,8 @@ impl Visitor for Smallest<'_> {
 pub(super) fn as_timestamp(text: &str, data_type: &DataType) -> String {
     match data_type {
         DataType::Int64 | DataType::Int32 | DataType::Float64 => format!(
-            "say what the number counts: to_timestamp_millis({text}), to_timestamp_micros({text}) or to_timestamp_seconds({text})"
+            "say what the number counts: to_timestamp_millis({text}), to_timestamp_micros({text}) or \
+             to_timestamp_seconds({text})"
         ),
         DataType::Utf8 => format!("declare the column as TIMESTAMP, or write to_timestamp({text})"),
         DataType::Date32 => format!("write CAST({text} AS TIMESTAMP)"),

@@ -138,7 +138,9 @@ impl Described<'_> {
         for (keyword, operator) in
             [("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")]
         {
-            if let Some(Value::Number(bound)) = self.schema.get(keyword) && number {
+            if let Some(Value::Number(bound)) = self.schema.get(keyword)
+                && number
+            {
                 checks.push(format!("{column} {operator} {bound}"));
             }
         }
@@ -182,15 +184,20 @@ mod tests {
         check(r#"{"type":"string","format":"uuid","minLength":3}"#, DataType::Utf8, false, &[]);
         check(r#"{"type":"boolean"}"#, DataType::Boolean, false, &[]);
         check(r#"{"type":"array","items":{"type":"number"}}"#, list(DataType::Float64), false, &[]);
-        check(r#"{"type":"number","minimum":0,"exclusiveMaximum":1.5}"#, DataType::Float64, false, &[
-            "\"p\" >= 0",
-            "\"p\" < 1.5",
-        ]);
+        check(
+            r#"{"type":"number","minimum":0,"exclusiveMaximum":1.5}"#,
+            DataType::Float64,
+            false,
+            &["\"p\" >= 0", "\"p\" < 1.5"],
+        );
         check(r#"{"type":"string","enum":["a","it's"]}"#, DataType::Utf8, false, &["\"p\" IN ('a', 'it''s')"]);
         check(r##"{"$ref":"#/$defs/kind"}"##, DataType::Utf8, false, &["\"p\" IN ('view', 'cart')"]);
-        check(r##"{"anyOf":[{"$ref":"#/$defs/kind"},{"type":"null"}]}"##, DataType::Utf8, true, &[
-            "\"p\" IN ('view', 'cart')",
-        ]);
+        check(
+            r##"{"anyOf":[{"$ref":"#/$defs/kind"},{"type":"null"}]}"##,
+            DataType::Utf8,
+            true,
+            &["\"p\" IN ('view', 'cart')"],
+        );
         check(r#"{"enum":[1,2,null]}"#, DataType::Int64, true, &["\"p\" IN (1, 2)"]);
         assert!(one(r#"{"type":"integer"}"#, "").nullable, "what is not required may be missing");
     }

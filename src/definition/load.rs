@@ -58,7 +58,8 @@ pub fn load(dir: &Path, set: &BTreeMap<String, String>) -> Result<Definitions, L
         }
         files.push((file, parsed));
     }
-    let mut loader = Loader { definitions: Definitions { dir: dir.to_path_buf(), ..Definitions::default() }, uncertain, problems };
+    let mut loader =
+        Loader { definitions: Definitions { dir: dir.to_path_buf(), ..Definitions::default() }, uncertain, problems };
     loader.judge(&files);
     let Loader { mut definitions, mut problems, .. } = loader;
     if problems.is_empty() {
@@ -106,7 +107,9 @@ fn read(dir: &Path, problems: &mut Vec<Diagnostic>) -> Vec<(String, String)> {
         match std::fs::read(dir.join("dataflows").join(&name)).map(String::from_utf8) {
             Ok(Ok(text)) => texts.push((shown, text.strip_prefix('\u{feff}').map(str::to_string).unwrap_or(text))),
             Ok(Err(_)) => problems.push(nowhere(&shown, "the file is not UTF-8 text".into(), "save it as UTF-8")),
-            Err(e) => problems.push(nowhere(&shown, format!("the file cannot be read: {e}"), "make it a readable file")),
+            Err(e) => {
+                problems.push(nowhere(&shown, format!("the file cannot be read: {e}"), "make it a readable file"))
+            }
         }
     }
     texts

@@ -7,16 +7,76 @@ use datafusion::sql::sqlparser::ast::Ident;
 
 /// Words that would end a clause, or start one, where a column is meant.
 const RESERVED: [&str; 46] = [
-    "all", "and", "any", "array", "as", "asc", "between", "by", "case", "cast", "check", "constraint", "create", "cross",
-    "desc", "distinct", "else", "end", "except", "exists", "false", "for", "from", "group", "having", "in", "intersect",
-    "interval", "is", "join", "like", "limit", "not", "null", "on", "or", "order", "primary", "select", "then", "true", "union",
-    "using", "when", "where", "with",
+    "all",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "between",
+    "by",
+    "case",
+    "cast",
+    "check",
+    "constraint",
+    "create",
+    "cross",
+    "desc",
+    "distinct",
+    "else",
+    "end",
+    "except",
+    "exists",
+    "false",
+    "for",
+    "from",
+    "group",
+    "having",
+    "in",
+    "intersect",
+    "interval",
+    "is",
+    "join",
+    "like",
+    "limit",
+    "not",
+    "null",
+    "on",
+    "or",
+    "order",
+    "primary",
+    "select",
+    "then",
+    "true",
+    "union",
+    "using",
+    "when",
+    "where",
+    "with",
 ];
 
 /// Further words that cannot follow FROM.
 const RESERVED_IN_FROM: [&str; 20] = [
-    "anti", "fetch", "full", "inner", "lateral", "left", "natural", "offset", "outer", "partition", "qualify", "right", "semi",
-    "set", "table", "tablesample", "unnest", "values", "view", "window",
+    "anti",
+    "fetch",
+    "full",
+    "inner",
+    "lateral",
+    "left",
+    "natural",
+    "offset",
+    "outer",
+    "partition",
+    "qualify",
+    "right",
+    "semi",
+    "set",
+    "table",
+    "tablesample",
+    "unnest",
+    "values",
+    "view",
+    "window",
 ];
 
 /// A name as it is known: lower-cased unless quoted.
@@ -46,7 +106,8 @@ fn fault(ident: &Ident, reserved: &[&[&str]]) -> Option<(String, String)> {
         return Some(("a name cannot be empty".into(), "write a name between the quotes".into()));
     }
     if name.starts_with('_') {
-        let help = format!("names with `_` first are the system's, as `_event_time` is: write `{}`", name.trim_matches('_'));
+        let help =
+            format!("names with `_` first are the system's, as `_event_time` is: write `{}`", name.trim_matches('_'));
         return Some((format!("`{name}` cannot be a name"), help));
     }
     if ident.quote_style.is_none() && reserved.iter().any(|words| words.contains(&name.as_str())) {

@@ -88,7 +88,11 @@ impl Builder<'_> {
     fn origin(&mut self, statement: &SourceStatement) -> Origin {
         let none = Origin { connector: None, schema: None, broken: true };
         if let Some(at) = statement.backfill {
-            self.problem(at, "BACKFILL FROM FILE is not supported yet", "read the file with FROM FILE, in a stream of its own");
+            self.problem(
+                at,
+                "BACKFILL FROM FILE is not supported yet",
+                "read the file with FROM FILE, in a stream of its own",
+            );
         }
         let Some(from) = &statement.from else {
             let kind = if statement.table { "table" } else { "stream" };
@@ -126,33 +130,33 @@ impl Builder<'_> {
         let brokers = options.text("brokers", self.problems).map(|b| b.0);
         let (schema, broken) = self.schema(&options);
         let avro = schema.as_ref().and_then(|s| s.0.avro.clone());
-        let format = self.required(&options, from, "format", "format = 'json' or 'avro'").and_then(|(name, at)| {
-            match (name.to_lowercase().as_str(), avro) {
-                ("json", _) => Some(Format::Json),
-                ("avro", Some(writer)) => Some(Format::Avro(writer)),
-                ("avro", None) => {
-                    if !broken {
-                        let help = "name the writer's schema, a file under schemas/: schema = 'clicks.avsc'";
-                        self.problem(at, "format 'avro' needs an Avro schema", help);
+        let format =
+            self.required(&options, from, "format", "format = 'json' or 'avro'").and_then(|(name, at)| {
+                match (name.to_lowercase().as_str(), avro) {
+                    ("json", _) => Some(Format::Json),
+                    ("avro", Some(writer)) => Some(Format::Avro(writer)),
+                    ("avro", None) => {
+                        if !broken {
+                            let help = "name the writer's schema, a file under schemas/: schema = 'clicks.avsc'";
+                            self.problem(at, "format 'avro' needs an Avro schema", help);
+                        }
+                        None
                     }
-                    None
+                    ("protobuf", _) => {
+                        self.problem(at, "format 'protobuf' is not supported yet", "write 'json' or 'avro'");
+                        None
+                    }
+                    (other, _) => {
+                        let help = match nearest(other, ["json", "avro"]) {
+                            Some(near) => format!("did you mean '{near}'?"),
+                            None => "write 'json' or 'avro'".into(),
+                        };
+                        self.problem(at, format!("KAFKA has no format '{name}'"), help);
+                        None
+                    }
                 }
-                ("protobuf", _) => {
-                    self.problem(at, "format 'protobuf' is not supported yet", "write 'json' or 'avro'");
-                    None
-                }
-                (other, _) => {
-                    let help = match nearest(other, ["json", "avro"]) {
-                        Some(near) => format!("did you mean '{near}'?"),
-                        None => "write 'json' or 'avro'".into(),
-                    };
-                    self.problem(at, format!("KAFKA has no format '{name}'"), help);
-                    None
-                }
-            }
-        });
-        let connector =
-            topic.zip(format).map(|((topic, _), format)| Connector::Kafka { topic, format, brokers });
+            });
+        let connector = topic.zip(format).map(|((topic, _), format)| Connector::Kafka { topic, format, brokers });
         Origin { connector, schema, broken }
     }
 
@@ -183,7 +187,13 @@ impl Builder<'_> {
         Origin { connector, schema, broken }
     }
 
-    fn required(&mut self, options: &Options<'_>, from: &FromClause, name: &str, help: &str) -> Option<(String, TokenSpan)> {
+    fn required(
+        &mut self,
+        options: &Options<'_>,
+        from: &FromClause,
+        name: &str,
+        help: &str,
+    ) -> Option<(String, TokenSpan)> {
         if !options.has(name) {
             let message = format!("FROM {} needs `{name}`", from.connector.value.to_uppercase());
             self.problem(from.connector.span, message, format!("add {help}"));
@@ -210,7 +220,8 @@ impl Builder<'_> {
                 Some((schema, shown, at)) => self.columns_of(schema, shown, *at),
                 None if origin.broken => (vec![], vec![], false),
                 None => {
-                    let help = "list them after the name, (user_id BIGINT NOT NULL, …), or name a file with schema = '…'";
+                    let help =
+                        "list them after the name, (user_id BIGINT NOT NULL, …), or name a file with schema = '…'";
                     self.problem(statement.name.span, format!("`{}` has no columns", known_as(&statement.name)), help);
                     (vec![], vec![], false)
                 }
@@ -244,7 +255,14 @@ impl Builder<'_> {
     }
 
     /// A listed column must be a field of the schema file, of a type that it can be read from.
-    fn in_schema(&mut self, schema: &SchemaFile, shown: &str, (ident, name): (&Ident, &str), data_type: &DataType, at: TokenSpan) {
+    fn in_schema(
+        &mut self,
+        schema: &SchemaFile,
+        shown: &str,
+        (ident, name): (&Ident, &str),
+        data_type: &DataType,
+        at: TokenSpan,
+    ) {
         let Some(field) = schema.columns.iter().find(|c| c.name == name) else {
             let names = || schema.columns.iter().map(|c| c.name.as_str());
             let help = match nearest(name, names()) {
@@ -344,8 +362,13 @@ impl Builder<'_> {
 
     fn times_present(&mut self, statement: &SourceStatement) {
         if !statement.table && statement.event_time.is_none() {
-            let help = "add EVENT TIME and a column before FROM; for Kafka, EVENT TIME _timestamp is the record's own time";
-            self.problem(statement.name.span, format!("the stream `{}` has no EVENT TIME", known_as(&statement.name)), help);
+            let help =
+                "add EVENT TIME and a column before FROM; for Kafka, EVENT TIME _timestamp is the record's own time";
+            self.problem(
+                statement.name.span,
+                format!("the stream `{}` has no EVENT TIME", known_as(&statement.name)),
+                help,
+            );
         }
     }
 
@@ -389,9 +412,8 @@ impl Builder<'_> {
 
 /// Can a value of an Avro field become the column's? Numbers may change size if they fit; a text may be read.
 fn readable(from: &DataType, to: &DataType) -> bool {
-    let number = |t: &DataType| {
-        matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _))
-    };
+    let number =
+        |t: &DataType| matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _));
     match (from, to) {
         (DataType::List(from), DataType::List(to)) => readable(from.data_type(), to.data_type()),
         (DataType::Utf8, DataType::Timestamp(_, _) | DataType::Date32 | DataType::Decimal128(_, _)) => true,

@@ -19,9 +19,12 @@ use crate::diagnostic::Diagnostic;
 pub(super) fn statements(file: &File, problems: &mut Vec<Diagnostic>) -> Vec<Statement> {
     let mut tokens = vec![];
     let failed = Tokenizer::new(dialect(), &file.text).tokenize_with_location_into_buf(&mut tokens).err();
+    // A comment without an end is reported at the end of the file: it starts where the tokens end.
+    let last = tokens.last().map_or(Location::new(1, 1), |t| t.span.end);
     let mut groups = cut(tokens);
     if let Some(error) = failed {
-        let at = TokenSpan::new(error.location, Location::new(error.location.line, error.location.column + 1));
+        let start = if error.message.contains("comment") { last } else { error.location };
+        let at = TokenSpan::new(start, Location::new(start.line, start.column + 1));
         // The message ends in the position, which is shown anyway.
         problems.push(file.problem(at, lower_first(&error.message), unterminated(&error.message)));
         // What stands before the error belongs to the statement that has it.
@@ -84,7 +87,8 @@ fn cut(tokens: Vec<TokenWithSpan>) -> Vec<Group> {
         tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).collect();
     for (i, token) in tokens.iter().enumerate() {
         let kind = |n: usize| tokens.get(i + n).map(|t| word(&t.token)).unwrap_or_default();
-        let starts = keyword(&token.token) == Keyword::CREATE && matches!(kind(1).as_str(), "STREAM" | "TABLE" | "FEATURE");
+        let starts =
+            keyword(&token.token) == Keyword::CREATE && matches!(kind(1).as_str(), "STREAM" | "TABLE" | "FEATURE");
         if token.token == Token::SemiColon {
             close(&mut current, true, None);
             continue;
@@ -125,13 +129,20 @@ fn explain(fault: Fault, tokens: &[TokenWithSpan], file: &File) -> Diagnostic {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text,
         ParserError::RecursionLimitExceeded => {
             let whole = TokenSpan::new(tokens[0].span.start, end_of(tokens).end);
-            return file.problem(whole, "the statement is nested too deeply", "split it into several views, or use WITH");
+            return file.problem(
+                whole,
+                "the statement is nested too deeply",
+                "split it into several views, or use WITH",
+            );
         }
     };
     let (message, location) = locate(&text);
     let at = location.and_then(|l| tokens.iter().position(|t| t.span.start == l));
     let span = at.map_or_else(|| end_of(tokens), |i| tokens[i].span);
     let message = match message.strip_prefix("Expected: ").and_then(|m| m.rsplit_once(", found: ")) {
+        Some((sign, token)) if !sign.contains(char::is_alphanumeric) => {
+            format!("expected `{sign}`, found {}", found(token))
+        }
         Some((expected, token)) => format!("expected {expected}, found {}", found(token)),
         None => lower_first(message),
     };
@@ -158,17 +169,57 @@ fn end_of(tokens: &[TokenWithSpan]) -> TokenSpan {
 
 /// The words that clauses are made of; a slip in one ends a query early, and shows a token late.
 const CLAUSES: [&str; 36] = [
-    "CREATE", "STREAM", "TABLE", "FEATURE", "VIEW", "SERVICE", "EVENT", "TIME", "ARRIVAL", "KAFKA", "FILE", "WITH", "SELECT",
-    "FROM", "WHERE", "GROUP", "HAVING", "ORDER", "FILTER", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "UNION", "LIMIT",
-    "DISTINCT", "BETWEEN", "INTERVAL", "PRIMARY", "CHECK", "NULL", "CONSTRAINT", "CASE", "WHEN", "BACKFILL",
+    "CREATE",
+    "STREAM",
+    "TABLE",
+    "FEATURE",
+    "VIEW",
+    "SERVICE",
+    "EVENT",
+    "TIME",
+    "ARRIVAL",
+    "KAFKA",
+    "FILE",
+    "WITH",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "HAVING",
+    "ORDER",
+    "FILTER",
+    "JOIN",
+    "LEFT",
+    "RIGHT",
+    "FULL",
+    "INNER",
+    "UNION",
+    "LIMIT",
+    "DISTINCT",
+    "BETWEEN",
+    "INTERVAL",
+    "PRIMARY",
+    "CHECK",
+    "NULL",
+    "CONSTRAINT",
+    "CASE",
+    "WHEN",
+    "BACKFILL",
 ];
 
 fn help(message: &str, tokens: &[TokenWithSpan], at: usize) -> String {
     for i in [Some(at), at.checked_sub(1), at.checked_sub(2)].into_iter().flatten() {
         let here = tokens.get(i).map(|t| word(&t.token)).unwrap_or_default();
-        if here.len() > 3 && !CLAUSES.contains(&here.as_str()) && let Some(meant) = nearest(&here, CLAUSES) {
+        if here.len() > 3
+            && !CLAUSES.contains(&here.as_str())
+            && let Some(meant) = nearest(&here, CLAUSES)
+        {
             return format!("did you mean {meant} instead of `{}`?", tokens[i].token);
         }
+    }
+    let here = tokens.get(at).map(|t| word(&t.token)).unwrap_or_default();
+    if matches!(here.as_str(), "GROUP" | "ORDER") {
+        return format!("write {here} BY");
     }
     let kind: Vec<String> = tokens.iter().skip(1).take(2).map(|t| word(&t.token)).collect();
     match (kind.first().map_or("", String::as_str), kind.get(1).map_or("", String::as_str)) {

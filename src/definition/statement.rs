@@ -150,7 +150,9 @@ impl Cursor {
             if self.word("SERVICE") {
                 return self.service();
             }
-            return Ok(self.parser.expected_ref("VIEW or SERVICE after CREATE FEATURE", self.parser.peek_token_ref())?);
+            return Ok(self
+                .parser
+                .expected_ref("VIEW or SERVICE after CREATE FEATURE", self.parser.peek_token_ref())?);
         }
         let help = match self.upper().as_str() {
             "VIEW" | "SERVICE" => format!("write CREATE FEATURE {} …", self.upper()),
@@ -316,7 +318,8 @@ impl Cursor {
             let name_span = self.since(start);
             self.parser.expect_token(&Token::Eq)?;
             let Clause { expr, span } = self.clause()?;
-            let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.to_lowercase()).collect();
+            let parts: Vec<String> =
+                name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.to_lowercase()).collect();
             options.push(OptionClause { name: parts.join("."), name_span, value: expr, value_span: span });
             if !self.parser.consume_token(&Token::Comma) && self.parser.peek_token_ref().token != Token::RParen {
                 return Ok(self.parser.expected_ref("`,` or `)` after an option", self.parser.peek_token_ref())?);
@@ -351,6 +354,10 @@ impl Cursor {
 
     /// One name, not qualified.
     fn name(&mut self) -> Result<Ident, Fault> {
+        if self.ahead("IF") && matches!(self.after(), Token::Word(w) if w.keyword == Keyword::NOT) {
+            let help = "a directory holds the definitions as they should be: leave IF NOT EXISTS out";
+            return self.refuse("IF NOT EXISTS is not supported", help);
+        }
         let name = self.parser.parse_identifier()?;
         if self.parser.peek_token_ref().token == Token::Period {
             return self.refuse("a name has one part here", format!("write `{}` without a prefix", name.value));
@@ -368,7 +375,11 @@ impl Cursor {
     }
 
     fn expect(&mut self, expected: &str) -> Result<(), Fault> {
-        if self.word(expected) { Ok(()) } else { Ok(self.parser.expected_ref(expected, self.parser.peek_token_ref())?) }
+        if self.word(expected) {
+            Ok(())
+        } else {
+            Ok(self.parser.expected_ref(expected, self.parser.peek_token_ref())?)
+        }
     }
 
     fn ahead(&self, expected: &str) -> bool {

@@ -7,7 +7,8 @@ use arrow::datatypes::DataType;
 
 use super::{Connector, Definitions, Format, SourceKind, check, load, timestamp};
 
-const CLICKS: &str = "CREATE STREAM clicks (user_id BIGINT NOT NULL, kind TEXT CHECK (kind IN ('view', 'cart')), price DOUBLE,
+const CLICKS: &str =
+    "CREATE STREAM clicks (user_id BIGINT NOT NULL, kind TEXT CHECK (kind IN ('view', 'cart')), price DOUBLE,
   ts TIMESTAMP NOT NULL) EVENT TIME ts FROM KAFKA (topic = 'clicks', format = 'json');\n";
 
 const ITEMS_AVSC: &str = r#"{"type":"record","name":"Item","fields":[
@@ -91,7 +92,10 @@ fn loads_all_statements_whatever_their_order() {
         ),
         ("d.sql", CLICKS),
     ]);
-    assert_eq!(columns(&d, "clicks"), ["user_id BIGINT NOT NULL", "kind TEXT", "price DOUBLE", "ts TIMESTAMP NOT NULL"]);
+    assert_eq!(
+        columns(&d, "clicks"),
+        ["user_id BIGINT NOT NULL", "kind TEXT", "price DOUBLE", "ts TIMESTAMP NOT NULL"]
+    );
     assert_eq!(columns(&d, "Items"), ["item_id BIGINT NOT NULL", "tags TEXT[]"]);
     assert_eq!(d.sources["Items"].kind, SourceKind::Table { key: vec![0] });
     assert_eq!(d.sources["clicks"].checks[0].text, "kind IN ('view', 'cart')");
@@ -106,7 +110,10 @@ fn loads_all_statements_whatever_their_order() {
     assert_eq!(view.labels.get("tags").map(String::as_str), Some("a, b"));
     let item = |view: &str, feature: Option<&str>| (view.to_string(), feature.map(str::to_string));
     assert_eq!(d.services["home"], [item("activity", None), item("totals", Some("n")), item("totals", Some("M"))]);
-    assert_eq!(d.texts.keys().collect::<Vec<_>>(), ["dataflows/a.sql", "dataflows/b.sql", "dataflows/c.sql", "dataflows/d.sql"]);
+    assert_eq!(
+        d.texts.keys().collect::<Vec<_>>(),
+        ["dataflows/a.sql", "dataflows/b.sql", "dataflows/c.sql", "dataflows/d.sql"]
+    );
 }
 
 #[test]
@@ -119,12 +126,16 @@ fn accepts_the_clauses_of_sources() {
          EVENT TIME to_timestamp_millis(ms) ARRIVAL TIME coalesce(_timestamp, to_timestamp_seconds(ms))
          FROM KAFKA (topic = 't', format = 'JSON', brokers = 'h:1') WITH (future = '1 hour')",
     );
-    assert!(matches!(&d.sources["s"].from, Connector::Kafka { topic, brokers: Some(b), .. } if topic == "t" && b == "h:1"));
+    assert!(
+        matches!(&d.sources["s"].from, Connector::Kafka { topic, brokers: Some(b), .. } if topic == "t" && b == "h:1")
+    );
     assert_eq!(d.sources["s"].future, 3_600_000_000);
     assert_eq!(d.sources["s"].columns[1].name, "userId");
     good("CREATE STREAM s (a TEXT) EVENT TIME _timestamp FROM KAFKA (topic = 't', format = 'json')");
     good("CREATE STREAM s (a DATE) EVENT TIME CAST(a AS TIMESTAMP) FROM FILE (path = 'x', format = 'jsonl')");
-    good("CREATE STREAM s (row INT, format TEXT, time TIMESTAMP) EVENT TIME time FROM FILE (path = 'x', format = 'jsonl')");
+    good(
+        "CREATE STREAM s (row INT, format TEXT, time TIMESTAMP) EVENT TIME time FROM FILE (path = 'x', format = 'jsonl')",
+    );
 
     let d = good("CREATE TABLE t (b TEXT, a INT, PRIMARY KEY (a, b)) FROM FILE (path = 'x', format = 'csv')");
     assert_eq!(d.sources["t"].kind, SourceKind::Table { key: vec![1, 0] });
@@ -141,21 +152,26 @@ fn accepts_the_clauses_of_sources() {
     let checks: Vec<&str> = d.sources["s"].checks.iter().map(|c| c.text.as_str()).collect();
     assert_eq!(checks, ["\"user_id\" >= 1", "\"kind\" IN ('view', 'cart')"]);
 
-    let d = good("CREATE TABLE t (PRIMARY KEY (user_id)) FROM FILE (path = 'x', format = 'jsonl', schema = 'event.json')");
+    let d =
+        good("CREATE TABLE t (PRIMARY KEY (user_id)) FROM FILE (path = 'x', format = 'jsonl', schema = 'event.json')");
     assert_eq!(d.sources["t"].kind, SourceKind::Table { key: vec![0] });
 }
 
 #[test]
 fn substitutes_from_the_command_line_then_the_environment() {
-    let text = "CREATE TABLE t (a INT PRIMARY KEY) -- ${NOT_HERE}\nFROM FILE (path = '${DIR}/x', format = '${FORMAT}');";
+    let text =
+        "CREATE TABLE t (a INT PRIMARY KEY) -- ${NOT_HERE}\nFROM FILE (path = '${DIR}/x', format = '${FORMAT}');";
     let d = load_files(&[("a.sql", text)], &[("DIR", "/data/it's"), ("FORMAT", "csv")]).expect("both have values");
     assert!(matches!(&d.sources["t"].from, Connector::File { path, .. } if path == "/data/it's/x"));
     let home = load_files(&[("a.sql", &text.replace("${DIR}", "${PATH}"))], &[("FORMAT", "csv")]).expect("PATH is set");
     assert!(!home.texts["dataflows/a.sql"].contains("${PATH}"));
     let missing = "${HEADWATER_NO_SUCH}";
-    check_bad(&[("a.sql", &text.replace("${DIR}", missing).replace("${FORMAT}", "csv"))], &[
-        "a:2:20 `${HEADWATER_NO_SUCH}` has no value | give it one with --set HEADWATER_NO_SUCH=VALUE, or set it in the environment",
-    ]);
+    check_bad(
+        &[("a.sql", &text.replace("${DIR}", missing).replace("${FORMAT}", "csv"))],
+        &[
+            "a:2:20 `${HEADWATER_NO_SUCH}` has no value | give it one with --set HEADWATER_NO_SUCH=VALUE, or set it in the environment",
+        ],
+    );
     // What hangs on the text with the missing value is not reported as well.
     let view = "CREATE FEATURE VIEW v AS SELECT a, count(*) AS n FROM t GROUP BY a;";
     let outside = format!("CREATE TABLE t (a {missing} PRIMARY KEY) FROM FILE (path = 'x', format = 'csv');");
@@ -184,7 +200,10 @@ fn a_directory_without_definitions_is_a_problem() {
 fn reports_all_problems_of_all_files() {
     check_bad(
         &[
-            ("b.sql", "CREATE STREEM x (a INT);\nCREATE FEATURE VIEW v AS SELECT a FROM clikcs GROUP BY a;\nCREATE FEATURE SERVICE s AS w;"),
+            (
+                "b.sql",
+                "CREATE STREEM x (a INT);\nCREATE FEATURE VIEW v AS SELECT a FROM clikcs GROUP BY a;\nCREATE FEATURE SERVICE s AS w;",
+            ),
             ("a.sql", &format!("{CLICKS}CREATE STREAM clicks2 (a JSON, a INT, b FLOAT) EVENT TIME ts FROM PUSH;")),
         ],
         &[
@@ -203,24 +222,71 @@ fn reports_all_problems_of_all_files() {
 fn explains_syntax_errors() {
     let check = check_stream;
     check("SELECT 1;", &["a:1:1 expected `CREATE`, found `SELECT` | definitions are CREATE STREAM…"]);
-    check("CREATE VIEW v AS SELECT 1;", &["a:1:8 expected STREAM, TABLE or FEATURE after CREATE, found `VIEW` | write CREATE FEATURE VIEW …"]);
-    check("CREATE STREAM s (a INT b INT) EVENT TIME a FROM PUSH", &["a:1:24 `b` is not supported on a column | a column can be…"]);
-    check("CREATE STREAM s (a INT DEFAULT 1)", &["a:1:24 `DEFAULT` is not supported on a column | a column can be NOT NULL,…"]);
+    check(
+        "CREATE VIEW v AS SELECT 1;",
+        &["a:1:8 expected STREAM, TABLE or FEATURE after CREATE, found `VIEW` | write CREATE FEATURE VIEW …"],
+    );
+    check(
+        "CREATE STREAM s (a INT b INT) EVENT TIME a FROM PUSH",
+        &["a:1:24 `b` is not supported on a column | a column can be…"],
+    );
+    check(
+        "CREATE STREAM s (a INT DEFAULT 1)",
+        &["a:1:24 `DEFAULT` is not supported on a column | a column can be NOT NULL,…"],
+    );
     check("CREATE STREAM s (a INT, UNIQUE (a))", &["a:1:25 UNIQUE is not supported here | a column can be…"]);
-    check("CREATE STREAM s (a INT", &["a:1:23 expected NOT NULL, CHECK (…), PRIMARY KEY, `,` or `)` in the column list, found the end of the statement | write CREATE STREAM name…"]);
-    check("CREATE STREAM s (a INT) EVENT TIME FROM KAFKA (topic = 't')", &["a:1:36 EVENT TIME needs a column or an expression, found `FROM` | write EVENT TIME ts,…"]);
-    check("CREATE STREAM s (a INT) EVNT TIME a", &["a:1:25 expected EVENT TIME, ARRIVAL TIME, FROM, WITH or end of statement, found `EVNT` | did you mean EVENT instead of `EVNT`?"]);
+    check(
+        "CREATE STREAM s (a INT",
+        &[
+            "a:1:23 expected NOT NULL, CHECK (…), PRIMARY KEY, `,` or `)` in the column list, found the end of the statement | write CREATE STREAM name…",
+        ],
+    );
+    check(
+        "CREATE STREAM s (a INT) EVENT TIME FROM KAFKA (topic = 't')",
+        &["a:1:36 EVENT TIME needs a column or an expression, found `FROM` | write EVENT TIME ts,…"],
+    );
+    check(
+        "CREATE STREAM s (a INT) EVNT TIME a",
+        &[
+            "a:1:25 expected EVENT TIME, ARRIVAL TIME, FROM, WITH or end of statement, found `EVNT` | did you mean EVENT instead of `EVNT`?",
+        ],
+    );
     check("CREATE STREAM s.t (a INT)", &["a:1:16 a name has one part here | write `s` without a prefix"]);
-    check("CREATE STREAM s (a TIMESTAMP) EVENT TIME a EVENT TIME a", &["a:1:44 this clause is given twice | leave one of them"]);
-    check("CREATE FEATURE VIEW v AS SELECT a FORM clicks GROUP BY a;", &["a:1:40 expected end of statement, found `clicks` | did you mean FROM instead of `FORM`?"]);
+    check(
+        "CREATE STREAM s (a TIMESTAMP) EVENT TIME a EVENT TIME a",
+        &["a:1:44 this clause is given twice | leave one of them"],
+    );
+    check(
+        "CREATE FEATURE VIEW v AS SELECT a FORM clicks GROUP BY a;",
+        &["a:1:40 expected end of statement, found `clicks` | did you mean FROM instead of `FORM`?"],
+    );
     check("CREATE FEATURE VIEW v AS SELECT count(*) FILTER (WHRE x) FROM c", &["a:1:55 expected…"]);
     check(
         &format!("{}CREATE FEATURE VIEW v AS SELECT count(*) AS n FROM clicks\nCREATE FEATURE SERVICE s AS v;", CLICKS),
         &["a:4:1 expected `;` before `CREATE` | end the statement before it with `;`"],
     );
-    check("CREATE FEATURE VIEW v AS SELECT 'abc FROM x;\n", &["a:1:33 unterminated string literal | close it with the quote…"]);
+    check(
+        "CREATE FEATURE VIEW v AS SELECT 'abc FROM x;\n",
+        &["a:1:33 unterminated string literal | close it with the quote…"],
+    );
     check("CREATE FEATURE VIEW AS SELECT 1", &["a:1:24 expected AS, found `SELECT` | write CREATE FEATURE VIEW name…"]);
-    check("CREATE FEATURE SERVICE s AS (a)", &["a:1:29 expected identifier, found `(` | write CREATE FEATURE SERVICE name…"]);
+    check(
+        "CREATE FEATURE VIEW v AS SELECT a FROM c GROUP a;",
+        &["a:1:42 expected end of statement, found `GROUP` | write GROUP BY"],
+    );
+    check(
+        "CREATE FEATURE VIEW v AS SELECT count(* FROM c;",
+        &["a:1:41 expected `)`, found `FROM` | write CREATE FEATURE…"],
+    );
+    check(
+        "CREATE FEATURE VIEW v AS /* SELECT 1;\n\n",
+        &["a:1:26 unexpected EOF while in a multi-line comment | close it with */"],
+    );
+    check("CREATE TABLE IF NOT EXISTS t (a INT)", &["a:1:14 IF NOT EXISTS is not supported | a directory holds…"]);
+    check(
+        "CREATE FEATURE SERVICE s AS (a)",
+        &["a:1:29 expected identifier, found `(` | write CREATE FEATURE SERVICE name…"],
+    );
 }
 
 #[test]
@@ -231,77 +297,164 @@ fn explains_problems_of_sources() {
     check(&stream("a INT", kafka), &["a:1:15 the stream `s` has no EVENT TIME | add EVENT TIME…"]);
     check(&stream("a TIMESTAMP", "EVENT TIME a"), &["a:1:15 the stream `s` has no FROM | add FROM KAFKA…"]);
     check(&format!("CREATE STREAM s EVENT TIME a {kafka}"), &["a:1:15 `s` has no columns | list them…"]);
-    check(&format!("CREATE TABLE s (a INT) {kafka}"), &["a:1:14 the table `s` has no primary key | write PRIMARY KEY…"]);
-    check(&format!("CREATE TABLE s (abc INT, PRIMARY KEY (abd)) {kafka}"), &["a:1:39 the primary key names `abd`, which is no column | did you mean `abc`?"]);
-    check(&format!("CREATE TABLE s (a INT PRIMARY KEY, b INT PRIMARY KEY) {kafka}"), &["a:1:42 there is a second primary key | name all…"]);
-    check(&format!("CREATE TABLE s (a INT[] PRIMARY KEY) {kafka}"), &["a:1:17 `a` is an array, and cannot be in a primary key | choose…"]);
-    check(&stream("a TIMESTAMP PRIMARY KEY", &format!("EVENT TIME a {kafka}")), &["a:1:30 `s` is a stream, and a stream has no primary key | leave it out,…"]);
-    check(&stream("_a TIMESTAMP, select INT", &format!("EVENT TIME _a {kafka}")), &[
-        "a:1:18 `_a` cannot be a name | names with `_` first are the system's, as `_event_time` is: write `a`",
-        "a:1:32 `select` is a word of SQL | choose another name…",
-    ]);
-    check(&format!("CREATE STREAM join (a TIMESTAMP) EVENT TIME a {kafka}"), &["a:1:15 `join` is a word of SQL | choose another…"]);
-    check(&format!("{CLICKS}CREATE TABLE \"clicks\" (a INT PRIMARY KEY) {kafka}"), &[
-        "a:3:14 `clicks` is defined already, at dataflows/a.sql:1 | choose another name,…",
-    ]);
-    check(&stream("a DECIMAL(40, 2), t TIMESTAMP", &format!("EVENT TIME t {kafka}")), &["a:1:20 a column cannot be of type DECIMAL(40, 2) | write DECIMAL(p, s)…"]);
+    check(
+        &format!("CREATE TABLE s (a INT) {kafka}"),
+        &["a:1:14 the table `s` has no primary key | write PRIMARY KEY…"],
+    );
+    check(
+        &format!("CREATE TABLE s (abc INT, PRIMARY KEY (abd)) {kafka}"),
+        &["a:1:39 the primary key names `abd`, which is no column | did you mean `abc`?"],
+    );
+    check(
+        &format!("CREATE TABLE s (a INT PRIMARY KEY, b INT PRIMARY KEY) {kafka}"),
+        &["a:1:42 there is a second primary key | name all…"],
+    );
+    check(
+        &format!("CREATE TABLE s (a INT[] PRIMARY KEY) {kafka}"),
+        &["a:1:17 `a` is an array, and cannot be in a primary key | choose…"],
+    );
+    check(
+        &stream("a TIMESTAMP PRIMARY KEY", &format!("EVENT TIME a {kafka}")),
+        &["a:1:30 `s` is a stream, and a stream has no primary key | leave it out,…"],
+    );
+    check(
+        &stream("_a TIMESTAMP, select INT", &format!("EVENT TIME _a {kafka}")),
+        &[
+            "a:1:18 `_a` cannot be a name | names with `_` first are the system's, as `_event_time` is: write `a`",
+            "a:1:32 `select` is a word of SQL | choose another name…",
+        ],
+    );
+    check(
+        &format!("CREATE STREAM join (a TIMESTAMP) EVENT TIME a {kafka}"),
+        &["a:1:15 `join` is a word of SQL | choose another…"],
+    );
+    check(
+        &format!("{CLICKS}CREATE TABLE \"clicks\" (a INT PRIMARY KEY) {kafka}"),
+        &["a:3:14 `clicks` is defined already, at dataflows/a.sql:1 | choose another name,…"],
+    );
+    check(
+        &stream("a DECIMAL(40, 2), t TIMESTAMP", &format!("EVENT TIME t {kafka}")),
+        &["a:1:20 a column cannot be of type DECIMAL(40, 2) | write DECIMAL(p, s)…"],
+    );
 }
 
 #[test]
 fn explains_problems_of_expressions() {
     let kafka = "FROM KAFKA (topic = 't', format = 'json')";
     let event = |expr: &str, want: &[&str]| {
-        check_stream(&format!("CREATE STREAM s (ts TIMESTAMP, ms BIGINT, name TEXT, \"Case\" INT)\nEVENT TIME {expr} {kafka}"), want);
+        check_stream(
+            &format!("CREATE STREAM s (ts TIMESTAMP, ms BIGINT, name TEXT, \"Case\" INT)\nEVENT TIME {expr} {kafka}"),
+            want,
+        );
     };
-    event("ms", &["a:2:12 EVENT TIME is BIGINT, not TIMESTAMP | say what the number counts: to_timestamp_millis(ms),…"]);
+    event(
+        "ms",
+        &["a:2:12 EVENT TIME is BIGINT, not TIMESTAMP | say what the number counts: to_timestamp_millis(ms),…"],
+    );
     event("name", &["a:2:12 EVENT TIME is TEXT, not TIMESTAMP | declare the column as TIMESTAMP,…"]);
     event("tss", &["a:2:12 column `tss` not found | did you mean `ts`?"]);
     event("case", &["a:2:12 column `case` not found | write \"Case\" in quotes, to keep its case"]);
-    event("coalesce(ts, nowhere)", &["a:2:25 column `nowhere` not found | the columns are `ts`, `ms`, `name`, `Case`, `_key` and `_timestamp`"]);
+    event(
+        "coalesce(ts, nowhere)",
+        &["a:2:25 column `nowhere` not found | the columns are `ts`, `ms`, `name`, `Case`, `_key` and `_timestamp`"],
+    );
     event("now()", &["a:2:12 `now` cannot be used here | answers would depend on when it is asked:…"]);
     event("coalesce(ts, current_timestamp)", &["a:2:25 `now` cannot be used here | answers…"]);
-    event("to_timestamp_milis(ms)", &["a:2:12 there is no function `to_timestamp_milis` | did you mean `to_timestamp_millis`?"]);
+    event(
+        "to_timestamp_milis(ms)",
+        &["a:2:12 there is no function `to_timestamp_milis` | did you mean `to_timestamp_millis`?"],
+    );
     event("max(ts)", &["a:2:12 `max` cannot be used here | it needs many rows…"]);
     event("(SELECT ts FROM s)", &["a:2:13 a subquery cannot stand here | only the columns…"]);
     let column = |check: &str, want: &[&str]| {
-        check_stream(&format!("CREATE STREAM s (ts TIMESTAMP,\n price DOUBLE CHECK ({check}), name TEXT, CHECK (nme <> ''))\nEVENT TIME ts {kafka}"), want);
+        check_stream(
+            &format!(
+                "CREATE STREAM s (ts TIMESTAMP,\n price DOUBLE CHECK ({check}), name TEXT, CHECK (nme <> ''))\nEVENT TIME ts {kafka}"
+            ),
+            want,
+        );
     };
     let second = "a:2:POS column `nme` not found | did you mean `name`?";
     let second = |width: usize| second.replace("POS", &(43 + width).to_string());
     column("prize >= 0", &["a:2:22 column `prize` not found | did you mean `price`?", &second(10)]);
     column("price + 1", &["a:2:22 this CHECK is DOUBLE, not a condition | write a comparison,…", &second(9)]);
-    column("price > abs(name, 1)", &["a:2:30 function `abs` expects 1 arguments but received 2 | check the operands…", &second(20)]);
-    column("_timestamp > ts", &["a:2:22 column `_timestamp` not found | the columns are `ts`, `price` and `name`", &second(15)]);
-    check_stream("CREATE STREAM s (a INT) EVENT TIME _timestamp FROM FILE (path = 'x', format = 'csv')", &[
-        "a:1:36 column `_timestamp` not found | the columns are `a`",
-    ]);
+    column(
+        "price > abs(name, 1)",
+        &["a:2:30 function `abs` expects 1 arguments but received 2 | check the operands…", &second(20)],
+    );
+    column("price > 'abc'", &["a:2:22 …", &second(13)]);
+    column("ts > 'nonsense'", &["a:2:22 …", &second(15)]);
+    column("price > ?", &["a:2:30 `?` cannot be used here | write the value itself,…", &second(9)]);
+    column("NOT price", &["a:2:26 NOT cannot be used with DOUBLE | NOT can only be used with boolean…", &second(9)]);
+    column(
+        "_timestamp > ts",
+        &["a:2:22 column `_timestamp` not found | the columns are `ts`, `price` and `name`", &second(15)],
+    );
+    check_stream(
+        "CREATE STREAM s (a INT) EVENT TIME _timestamp FROM FILE (path = 'x', format = 'csv')",
+        &["a:1:36 column `_timestamp` not found | the columns are `a`"],
+    );
 }
 
 #[test]
 fn explains_problems_of_options() {
-    let from = |from: &str, want: &[&str]| check_stream(&format!("CREATE STREAM s (t TIMESTAMP) EVENT TIME t\nFROM {from}"), want);
+    let from = |from: &str, want: &[&str]| {
+        check_stream(&format!("CREATE STREAM s (t TIMESTAMP) EVENT TIME t\nFROM {from}"), want)
+    };
     from("KAFKA (topic = 't')", &["a:2:6 FROM KAFKA needs `format` | add format = 'json' or 'avro'"]);
-    from("KAFKA (topc = 't', format = 'json')", &["a:2:6 FROM KAFKA needs `topic` | add topic = 'clicks'", "a:2:13 FROM KAFKA has no option `topc` | did you mean `topic`?"]);
-    from("KAFKA (topic = 't', format = 'json', group.id = 'x')", &["a:2:43 FROM KAFKA has no option `group.id` | properties of librdkafka go under [kafka.properties] in headwater.toml"]);
+    from(
+        "KAFKA (topc = 't', format = 'json')",
+        &[
+            "a:2:6 FROM KAFKA needs `topic` | add topic = 'clicks'",
+            "a:2:13 FROM KAFKA has no option `topc` | did you mean `topic`?",
+        ],
+    );
+    from(
+        "KAFKA (topic = 't', format = 'json', group.id = 'x')",
+        &[
+            "a:2:43 FROM KAFKA has no option `group.id` | properties of librdkafka go under [kafka.properties] in headwater.toml",
+        ],
+    );
     from("KAFKA (topic = t, format = 'json')", &["a:2:21 `topic` is a text in single quotes | write topic = 't'"]);
     from("KAFKA (topic = '', format = 'json')", &["a:2:21 `topic` is empty | write its value,…"]);
     from("KAFKA (topic = 't', topic = 'u', format = 'json')", &["a:2:26 `topic` is given twice | leave one of them"]);
-    from("KAFKA (topic = 't', format = 'protobuf')", &["a:2:35 format 'protobuf' is not supported yet | write 'json' or 'avro'"]);
+    from(
+        "KAFKA (topic = 't', format = 'protobuf')",
+        &["a:2:35 format 'protobuf' is not supported yet | write 'json' or 'avro'"],
+    );
     from("KAFKA (topic = 't', format = 'jsn')", &["a:2:35 KAFKA has no format 'jsn' | did you mean 'json'?"]);
-    from("KAFKA (topic = 't', format = 'avro')", &["a:2:35 format 'avro' needs an Avro schema | name the writer's schema…"]);
-    from("KAFKA (topic = 't', format = 'avro', schema = 'event.json')", &[
-        "a:1:18 schemas/event.json has no field `t` | did you mean `at`?",
-        "a:2:35 format 'avro' needs an Avro schema | name…",
-    ]);
-    from("FILE (path = 'x', format = 'parquet')", &["a:2:33 format 'parquet' is not supported yet | convert the file,…"]);
-    from("FILE (path = 'x', format = 'json')", &["a:2:33 FILE has no format 'json' | write 'jsonl': one JSON object a line"]);
-    from("FILE (path = 'x', format = 'csv') BACKFILL FROM FILE (path = 'y', format = 'csv')", &["a:2:40 BACKFILL FROM FILE is not supported yet | read the file…"]);
+    from(
+        "KAFKA (topic = 't', format = 'avro')",
+        &["a:2:35 format 'avro' needs an Avro schema | name the writer's schema…"],
+    );
+    from(
+        "KAFKA (topic = 't', format = 'avro', schema = 'event.json')",
+        &[
+            "a:1:18 schemas/event.json has no field `t` | did you mean `at`?",
+            "a:2:35 format 'avro' needs an Avro schema | name…",
+        ],
+    );
+    from(
+        "FILE (path = 'x', format = 'parquet')",
+        &["a:2:33 format 'parquet' is not supported yet | convert the file,…"],
+    );
+    from(
+        "FILE (path = 'x', format = 'json')",
+        &["a:2:33 FILE has no format 'json' | write 'jsonl': one JSON object a line"],
+    );
+    from(
+        "FILE (path = 'x', format = 'csv') BACKFILL FROM FILE (path = 'y', format = 'csv')",
+        &["a:2:40 BACKFILL FROM FILE is not supported yet | read the file…"],
+    );
     from("KAFAK (topic = 't')", &["a:2:6 there is no source `KAFAK` | did you mean KAFKA?"]);
     from("PUSH", &["a:2:1 FROM PUSH is not supported yet | use FROM KAFKA…"]);
-    from("FILE (path = 'x', format = 'csv') WITH (future = '1 fortnight', futur = '1 hour')", &[
-        "a:2:55 '1 fortnight' is not a length of time | write future = '1 second',…",
-        "a:2:70 a stream or table has no option `futur` | did you mean `future`?",
-    ]);
+    from(
+        "FILE (path = 'x', format = 'csv') WITH (future = '1 fortnight', futur = '1 hour')",
+        &[
+            "a:2:55 '1 fortnight' is not a length of time | write future = '1 second',…",
+            "a:2:70 a stream or table has no option `futur` | did you mean `future`?",
+        ],
+    );
     let view = |with: &str, want: &[&str]| {
         check_stream(&format!("{CLICKS}CREATE FEATURE VIEW v WITH ({with}) AS SELECT user_id FROM clicks"), want);
     };
@@ -318,34 +471,77 @@ fn explains_problems_of_schemas() {
         let options = format!("(topic = 't', format = 'avro', schema = '{schema}')");
         check_stream(&format!("CREATE TABLE t {columns}\nFROM KAFKA {options}"), want);
     };
-    from("(PRIMARY KEY (item_id))", "item.avsc", &["a:2:52 there is no file schemas/item.avsc | did you mean 'items.avsc'?"]);
+    from(
+        "(PRIMARY KEY (item_id))",
+        "item.avsc",
+        &["a:2:52 there is no file schemas/item.avsc | did you mean 'items.avsc'?"],
+    );
     from("(PRIMARY KEY (item_id))", "../items.avsc", &["a:2:52 `../items.avsc` is not a file under schemas/ | write…"]);
-    from("(PRIMARY KEY (item_id))", "items.avsc", &[
-        "a:2:52 field `attributes` of schemas/items.avsc: a map cannot be a column | list the columns you need…",
-    ]);
-    from("(item_id BIGINT PRIMARY KEY, prise DOUBLE)", "items.avsc", &["a:1:45 schemas/items.avsc has no field `prise` | did you mean `price`?"]);
-    from("(item_id BIGINT PRIMARY KEY, price BOOLEAN)", "items.avsc", &["a:1:51 `price` cannot be read as BOOLEAN: schemas/items.avsc says DECIMAL(10, 2) | write DECIMAL(10, 2)"]);
-    from("(item_id BIGINT PRIMARY KEY, attributes TEXT)", "items.avsc", &["a:1:56 `attributes` cannot be read as TEXT: in schemas/items.avsc: a map cannot be a column | leave the column out"]);
-    from("(item_id BIGINT PRIMARY KEY)", "items.proto", &["a:2:52 Protobuf schemas are not supported yet | list the columns…"]);
+    from(
+        "(PRIMARY KEY (item_id))",
+        "items.avsc",
+        &["a:2:52 field `attributes` of schemas/items.avsc: a map cannot be a column | list the columns you need…"],
+    );
+    from(
+        "(item_id BIGINT PRIMARY KEY, prise DOUBLE)",
+        "items.avsc",
+        &["a:1:45 schemas/items.avsc has no field `prise` | did you mean `price`?"],
+    );
+    from(
+        "(item_id BIGINT PRIMARY KEY, price BOOLEAN)",
+        "items.avsc",
+        &["a:1:51 `price` cannot be read as BOOLEAN: schemas/items.avsc says DECIMAL(10, 2) | write DECIMAL(10, 2)"],
+    );
+    from(
+        "(item_id BIGINT PRIMARY KEY, attributes TEXT)",
+        "items.avsc",
+        &[
+            "a:1:56 `attributes` cannot be read as TEXT: in schemas/items.avsc: a map cannot be a column | leave the column out",
+        ],
+    );
+    from(
+        "(item_id BIGINT PRIMARY KEY)",
+        "items.proto",
+        &["a:2:52 Protobuf schemas are not supported yet | list the columns…"],
+    );
 }
 
 #[test]
 fn explains_problems_of_views_and_services() {
     let check = |text: &str, want: &[&str]| check_stream(&format!("{CLICKS}{text}"), want);
-    check("CREATE FEATURE VIEW v AS SELECT * FROM w;\nCREATE FEATURE VIEW w AS SELECT * FROM v", &["a:3:40 `v` reads itself: v → w → v | read the stream…"]);
+    check(
+        "CREATE FEATURE VIEW v AS SELECT * FROM w;\nCREATE FEATURE VIEW w AS SELECT * FROM v",
+        &["a:3:40 `v` reads itself: v → w → v | read the stream…"],
+    );
     check("CREATE FEATURE VIEW v AS SELECT * FROM v", &["a:3:40 `v` reads itself: v → v | read the stream…"]);
-    check("CREATE FEATURE VIEW v AS SELECT * FROM events.clicks", &["a:3:40 there is no `events.clicks` | streams, tables and views have no prefix: write clicks"]);
-    check("CREATE FEATURE VIEW v AS SELECT * FROM clicks c JOIN itmes i ON true WHERE a IN (SELECT b FROM clics)", &[
-        "a:3:54 there is no stream, table or view `itmes` | the streams, tables and views are `clicks` and `v`",
-        "a:3:96 there is no stream, table or view `clics` | did you mean `clicks`?",
-    ]);
-    check("CREATE FEATURE VIEW v AS SELECT user_id FROM clicks;\nCREATE FEATURE SERVICE s AS v, v(a);\nCREATE FEATURE SERVICE s AS v", &[
-        "a:4:34 `v(a)` is in the service twice | leave one of them",
-        "a:5:24 `s` is defined already, at dataflows/a.sql:4 | choose…",
-    ]);
+    check("CREATE FEATURE VIEW v AS INSERT INTO clicks SELECT 1", &["a:3:26 a view is a SELECT | write AS SELECT…"]);
+    check(
+        "CREATE FEATURE VIEW v AS SELECT * FROM events.clicks",
+        &["a:3:40 there is no `events.clicks` | streams, tables and views have no prefix: write clicks"],
+    );
+    check(
+        "CREATE FEATURE VIEW v AS SELECT * FROM clicks c JOIN itmes i ON true WHERE a IN (SELECT b FROM clics)",
+        &[
+            "a:3:54 there is no stream, table or view `itmes` | the streams, tables and views are `clicks` and `v`",
+            "a:3:96 there is no stream, table or view `clics` | did you mean `clicks`?",
+        ],
+    );
+    check(
+        "CREATE FEATURE VIEW v AS SELECT user_id FROM clicks;\nCREATE FEATURE SERVICE s AS v, v(a);\nCREATE FEATURE SERVICE s AS v",
+        &[
+            "a:4:34 `v(a)` is in the service twice | leave one of them",
+            "a:5:24 `s` is defined already, at dataflows/a.sql:4 | choose…",
+        ],
+    );
     // A name whose definition does not parse is not unknown too.
-    check_bad(&[("a.sql", "CREATE STREAM x (a INT"), ("b.sql", "CREATE FEATURE VIEW v AS SELECT a FROM x")], &["a:1:23 expected…"]);
-    check_bad(&[("a.sql", "CREATE STREAM x ('a INT)"), ("b.sql", "CREATE FEATURE VIEW v AS SELECT a FROM x")], &["a:1:18 unterminated…"]);
+    check_bad(
+        &[("a.sql", "CREATE STREAM x (a INT"), ("b.sql", "CREATE FEATURE VIEW v AS SELECT a FROM x")],
+        &["a:1:23 expected…"],
+    );
+    check_bad(
+        &[("a.sql", "CREATE STREAM x ('a INT)"), ("b.sql", "CREATE FEATURE VIEW v AS SELECT a FROM x")],
+        &["a:1:18 unterminated…"],
+    );
 }
 
 #[test]

@@ -60,7 +60,9 @@ fn decimal(size: &ExactNumberInfo) -> Result<DataType, String> {
 fn instead(written: &ast::DataType) -> String {
     use ast::DataType as Sql;
     let write = match written {
-        Sql::Float(_) | Sql::Real | Sql::Float4 | Sql::Float8 | Sql::Float32 | Sql::Float64 | Sql::Double(_) => "DOUBLE",
+        Sql::Float(_) | Sql::Real | Sql::Float4 | Sql::Float8 | Sql::Float32 | Sql::Float64 | Sql::Double(_) => {
+            "DOUBLE"
+        }
         Sql::TinyInt(_) | Sql::SmallInt(_) | Sql::MediumInt(_) | Sql::Int(_) | Sql::Integer(_) => "INT",
         Sql::Int2(_) | Sql::Int4(_) | Sql::Int16 | Sql::Int32 => "INT",
         Sql::BigInt(_) | Sql::Int8(_) | Sql::Int64 | Sql::UInt64 | Sql::UInt32 | Sql::HugeInt => "BIGINT",

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, ObjectName, Spanned, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr, Spanned, TableFactor, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 
 use super::View;
@@ -43,8 +43,16 @@ fn entity(text: &str, at: TokenSpan, file: &File, problems: &mut Vec<Diagnostic>
     let mut names: Vec<String> = vec![];
     for name in text.split(',').map(|n| n.trim().trim_matches('"').to_string()) {
         if name.is_empty() || names.contains(&name) {
-            let message = if name.is_empty() { "`entity` has an empty name".into() } else { format!("`entity` names `{name}` twice") };
-            problems.push(file.problem(at, message, "write the entity's columns once each, as in entity = 'user_id, item_id'"));
+            let message = if name.is_empty() {
+                "`entity` has an empty name".into()
+            } else {
+                format!("`entity` names `{name}` twice")
+            };
+            problems.push(file.problem(
+                at,
+                message,
+                "write the entity's columns once each, as in entity = 'user_id, item_id'",
+            ));
         } else {
             names.push(name);
         }
@@ -66,6 +74,9 @@ pub(super) fn reads(statement: &ViewStatement, file: &File, problems: &mut Vec<D
     for at in tables.hints {
         let help = "write CREATE FEATURE VIEW name WITH (…) AS SELECT …";
         problems.push(file.problem(at, "WITH (…) after a table means nothing here", help));
+    }
+    if let SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) = *statement.query.body {
+        problems.push(file.problem(statement.query_span, "a view is a SELECT", "write AS SELECT … FROM … GROUP BY …"));
     }
     let mut reads = vec![];
     for (name, span) in tables.tables {
@@ -127,7 +138,12 @@ pub(super) fn circles(reads: &BTreeMap<String, (&File, Vec<Read>)>, problems: &m
 }
 
 /// The views from `from` to `to`, both included, each reading the next.
-fn path(from: &str, to: &str, reads: &BTreeMap<String, (&File, Vec<Read>)>, seen: &mut Vec<String>) -> Option<Vec<String>> {
+fn path(
+    from: &str,
+    to: &str,
+    reads: &BTreeMap<String, (&File, Vec<Read>)>,
+    seen: &mut Vec<String>,
+) -> Option<Vec<String>> {
     if from == to {
         return Some(vec![to.to_string()]);
     }
@@ -153,7 +169,11 @@ pub(super) fn service(
     for (view, features) in &statement.items {
         let name = known_as(view);
         if !views.contains(&name.as_str()) {
-            problems.push(file.problem(view.span, format!("there is no view `{name}`"), instead(&name, views, "views")));
+            problems.push(file.problem(
+                view.span,
+                format!("there is no view `{name}`"),
+                instead(&name, views, "views"),
+            ));
             continue;
         }
         let chosen: Vec<Option<String>> = match features {
