@@ -87,6 +87,56 @@ fn floor_micros(seconds: i64, nanos: u32) -> i64 {
     seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000))
 }
 
+/// Reads a length of time: a number and a unit, `'1 second'`, `'24 hours'`, `'500 ms'`, `'1.5 days'`, or several of them,
+/// `'1 day 12 hours'`. Returns microseconds; `None` if it is not one, is finer than a microsecond or does not fit.
+/// There are no months or years, whose length is not fixed.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    let mut rest = text.trim();
+    let mut total = 0i64;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(number);
+        let after = after.trim_start();
+        let unit = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        total = total.checked_add(scaled(number, unit_micros(unit)?)?)?;
+        rest = after.trim_start();
+    }
+    if text.trim().is_empty() { None } else { Some(total) }
+}
+
+/// A decimal number of units in microseconds, exactly: digits never go through a double.
+fn scaled(number: &str, unit: i64) -> Option<i64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let mut micros = whole.parse::<i64>().ok()?.checked_mul(unit)?;
+    let fraction_digits = fraction.trim_end_matches('0');
+    if fraction.is_empty() {
+        return None;
+    }
+    if !fraction_digits.is_empty() {
+        let scale = 10i128.checked_pow(u32::try_from(fraction_digits.len()).ok()?)?;
+        let part = fraction_digits.parse::<i128>().ok()?.checked_mul(i128::from(unit))?;
+        if part % scale != 0 {
+            return None;
+        }
+        micros = micros.checked_add(i64::try_from(part / scale).ok()?)?;
+    }
+    Some(micros)
+}
+
+fn unit_micros(unit: &str) -> Option<i64> {
+    Some(match unit.to_lowercase().as_str() {
+        "us" | "\u{b5}s" | "\u{3bc}s" | "microsecond" | "microseconds" => 1,
+        "ms" | "millisecond" | "milliseconds" => 1_000,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000_000,
+        "h" | "hour" | "hours" => 3_600_000_000,
+        "d" | "day" | "days" => 86_400_000_000,
+        "w" | "week" | "weeks" => 604_800_000_000,
+        _ => return None,
+    })
+}
+
 /// The only way to ask for now. Tests step it by hand.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -113,6 +163,29 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_read() {
+        let check = |text: &str, want: Option<i64>| assert_eq!(parse_duration(text), want, "{text}");
+        check("1 second", Some(1_000_000));
+        check("24 hours", Some(86_400_000_000));
+        check("1 minute", Some(60_000_000));
+        check(" 30 DAYS ", Some(2_592_000_000_000));
+        check("500 ms", Some(500_000));
+        check("500ms", Some(500_000));
+        check("1.5 hours", Some(5_400_000_000));
+        check("1 day 12 hours", Some(129_600_000_000));
+        check("1h30m", Some(5_400_000_000));
+        check("0 seconds", Some(0));
+        check("0.000001 s", Some(1));
+        check("0.0000001 s", None);
+        for wrong in
+            ["", " ", "1", "hour", "one hour", "-1 hour", "1 fortnight", "1 month", "1. s", ".5 s", "1..5 s", "1,5 s"]
+        {
+            check(wrong, None);
+        }
+        check("99999999999 weeks", None);
+    }
 
     #[test]
     fn instants_read_and_write() {

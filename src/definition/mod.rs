@@ -7,6 +7,30 @@
 //! Invariants: names are unique over streams, tables and views; names are lower-cased unless quoted.
 //! Neighbours: `plan` binds the queries; `source` decodes by the columns.
 
+mod avro;
+pub mod check;
+mod dialect;
+mod file;
+mod json_schema;
+mod load;
+mod names;
+mod near;
+mod options;
+mod schema_file;
+mod source;
+mod sql;
+mod statement;
+mod substitute;
+#[cfg(test)]
+mod tests;
+mod types;
+mod view;
+
+pub use dialect::{HeadwaterDialect, dialect, parse_query};
+pub use load::{LoadError, load};
+pub use near::{listed, nearest};
+pub use types::sql_name;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,6 +174,14 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 
+/// The declared columns, then what Kafka adds: `_key` (Binary) and `_timestamp` (TIMESTAMP).
+fn kafka_input(declared: &Schema) -> SchemaRef {
+    let mut fields: Vec<Field> = declared.fields().iter().map(|f| f.as_ref().clone()).collect();
+    fields.push(Field::new("_key", DataType::Binary, true));
+    fields.push(Field::new("_timestamp", timestamp(), true));
+    Arc::new(Schema::new(fields))
+}
+
 impl Source {
     /// Is it a table?
     pub fn is_table(&self) -> bool {
@@ -165,6 +197,13 @@ impl Source {
     pub fn declared_schema(&self) -> SchemaRef {
         let fields = self.columns.iter().map(|c| Field::new(&c.name, c.data_type.clone(), c.nullable));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// What `event_time` and `arrival_time` are expressions over: the declared columns, and from Kafka `_key` (Binary)
+    /// and `_timestamp` (TIMESTAMP) after them.
+    pub fn input_schema(&self) -> SchemaRef {
+        let declared = self.declared_schema();
+        if self.is_kafka() { kafka_input(&declared) } else { declared }
     }
 
     /// The schema of its rows in the engine, the events log and the queries: the declared columns (all nullable for a
