@@ -1,1 +1,11 @@
-//! (to be written)
+//! The consistency proof: pages, the updates log and a batch recomputation from the events must say the same.
+//!
+//! Neighbours: `recompute` is the batch side, with the modules named `oracle_*`.
+
+pub mod recompute;
+mod oracle_functions;
+mod oracle_numbers;
+mod oracle_plan;
+mod oracle_rows;
+#[cfg(test)]
+mod oracle_tests;
