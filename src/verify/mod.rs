@@ -2,10 +2,11 @@
 //!
 //! Neighbours: `recompute` is the batch side, with the modules named `oracle_*`.
 
-pub mod recompute;
 mod oracle_functions;
 mod oracle_numbers;
 mod oracle_plan;
 mod oracle_rows;
+mod oracle_scalars;
 #[cfg(test)]
 mod oracle_tests;
+pub mod recompute;

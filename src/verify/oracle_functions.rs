@@ -1,24 +1,22 @@
-//! The oracle's own functions, under the names of DataFusion's: `sum`, `avg`, `var`, `stddev`, `min` and `max` over
-//! doubles, `now`, `array_sum`; and the floor of an event time to a view's grid.
+//! The oracle's own aggregates: `sum`, `avg`, `var`, `stddev`, and `min` and `max` over doubles.
 //!
-//! The aggregates collect exact sums and round once at the end (semantics, rules 19 and 23). They implement only
-//! DataFusion's grouped interface: the oracle always groups, in one partition, so there are no partial states.
+//! They collect exact sums and round once at the end (semantics, rules 19 and 23), and implement only DataFusion's
+//! grouped interface: the oracle always groups, in one partition, so there are no partial states.
 //!
 //! Neighbours: `oracle_numbers` does the arithmetic; `recompute` registers and calls these.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array};
-use arrow::array::{Decimal128Array, Int64Array, TimestampMicrosecondArray, UInt64Array};
-use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, TimestampMicrosecondType, UInt64Type};
-use datafusion::common::{Result, exec_err, internal_err, not_impl_err, plan_err};
+use arrow::array::{Decimal128Array, Int64Array, UInt64Array};
+use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
+use datafusion::common::{Result, internal_err, not_impl_err, plan_err};
+use datafusion::logical_expr::Volatility;
 use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Volatility};
 use num_bigint::{BigInt, BigUint};
 
 use super::oracle_numbers::{ExactSum, nearest_double, parts, round_half_away};
-use crate::definition::timestamp;
 
 /// What an [`Exact`] aggregate returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,17 +110,20 @@ impl AggregateUDFImpl for Exact {
 
 /// Exact sums of one group's values and of their squares.
 #[derive(Clone, Debug, Default)]
-struct Moments {
-    count: u64,
+pub(super) struct Moments {
+    /// How many values, of whatever kind.
+    pub(super) count: u64,
     nans: u64,
     infinities: u64,
     negative_infinities: u64,
-    sum: ExactSum,
+    /// The finite ones.
+    pub(super) sum: ExactSum,
     squares: ExactSum,
 }
 
 impl Moments {
-    fn add_double(&mut self, value: f64, squares: bool) {
+    /// Adds a value; its square too, if that is wanted.
+    pub(super) fn add_double(&mut self, value: f64, squares: bool) {
         self.count += 1;
         if value.is_nan() {
             self.nans += 1;
@@ -139,7 +140,8 @@ impl Moments {
         }
     }
 
-    fn add_integer(&mut self, value: i128, squares: bool) {
+    /// Adds an integer, or a decimal's digits.
+    pub(super) fn add_integer(&mut self, value: i128, squares: bool) {
         self.count += 1;
         self.sum.add(value, 0);
         if squares {
@@ -171,7 +173,7 @@ impl Moments {
     }
 
     /// Sum divided by `divisor`; `digits` decimal places are cut off on the way (the scale of decimals).
-    fn sum_over(&self, divisor: u64, digits: i8) -> f64 {
+    pub(super) fn sum_over(&self, divisor: u64, digits: i8) -> f64 {
         self.special_sum().unwrap_or_else(|| {
             let (total, exponent) = self.sum.total();
             let (up, down) = powers(digits);
@@ -249,7 +251,12 @@ impl ExactGroups {
 }
 
 /// Calls `add` with the group and the row of every value that counts.
-fn for_each_value(array: &dyn Array, groups: &[usize], filter: Option<&BooleanArray>, mut add: impl FnMut(usize, usize)) {
+fn for_each_value(
+    array: &dyn Array,
+    groups: &[usize],
+    filter: Option<&BooleanArray>,
+    mut add: impl FnMut(usize, usize),
+) {
     for (row, group) in groups.iter().enumerate() {
         if array.is_valid(row) && filter.is_none_or(|f| f.is_valid(row) && f.value(row)) {
             add(*group, row);
@@ -300,9 +307,7 @@ impl GroupsAccumulator for ExactGroups {
         Ok(match &self.returns {
             DataType::Float64 => Arc::new(self.doubles(&groups)),
             // A sum that does not fit is null (rule 23).
-            DataType::Int64 => {
-                Arc::new(groups.iter().map(|m| i64::try_from(integer(m)?).ok()).collect::<Int64Array>())
-            }
+            DataType::Int64 => Arc::new(groups.iter().map(|m| i64::try_from(integer(m)?).ok()).collect::<Int64Array>()),
             DataType::UInt64 => {
                 Arc::new(groups.iter().map(|m| u64::try_from(integer(m)?).ok()).collect::<UInt64Array>())
             }
@@ -393,7 +398,8 @@ impl GroupsAccumulator for ExtremeGroups {
         let values = values[0].as_primitive::<Float64Type>();
         for_each_value(values, group_indices, opt_filter, |group, row| {
             let (held, new) = (&mut self.groups[group], canonical(values.value(row)));
-            let better = |old: f64| if self.greatest { new.total_cmp(&old).is_gt() } else { new.total_cmp(&old).is_lt() };
+            let better =
+                |old: f64| if self.greatest { new.total_cmp(&old).is_gt() } else { new.total_cmp(&old).is_lt() };
             if held.is_none_or(better) {
                 *held = Some(new);
             }
@@ -420,159 +426,6 @@ impl GroupsAccumulator for ExtremeGroups {
     fn size(&self) -> usize {
         self.groups.capacity() * size_of::<Option<f64>>()
     }
-}
-
-/// The name under which [`Now`] is found in a plan.
-pub(super) const NOW: &str = "now";
-
-/// `now()` in microseconds. Every call is replaced by the asked instant before anything runs.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Now {
-    aliases: Vec<String>,
-    signature: Signature,
-}
-
-impl Now {
-    /// With its alias `current_timestamp`.
-    pub(super) fn function() -> ScalarUDF {
-        let signature = Signature::nullary(Volatility::Stable);
-        ScalarUDF::new_from_impl(Now { aliases: vec!["current_timestamp".to_string()], signature })
-    }
-}
-
-impl ScalarUDFImpl for Now {
-    fn name(&self) -> &str {
-        NOW
-    }
-
-    fn aliases(&self) -> &[String] {
-        &self.aliases
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(timestamp())
-    }
-
-    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        internal_err!("now() was not replaced by the asked instant")
-    }
-}
-
-/// An event time rounded down to a view's `resolution`.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct FloorToGrid {
-    grid: i64,
-    signature: Signature,
-}
-
-impl FloorToGrid {
-    /// `grid`: microseconds, positive.
-    pub(super) fn function(grid: i64) -> ScalarUDF {
-        let signature = Signature::exact(vec![timestamp()], Volatility::Immutable);
-        ScalarUDF::new_from_impl(FloorToGrid { grid, signature })
-    }
-}
-
-impl ScalarUDFImpl for FloorToGrid {
-    fn name(&self) -> &str {
-        "floor_to_grid"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(timestamp())
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let times = args.args[0].to_array(args.number_rows)?;
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        let floor = |time: i64| time - time.rem_euclid(self.grid);
-        let floored: TimestampMicrosecondArray = times.iter().map(|time| time.map(floor)).collect();
-        Ok(ColumnarValue::Array(Arc::new(floored)))
-    }
-}
-
-/// `array_sum(list)`, also `list_sum`: the sum of the elements that are not null; null if there are none.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct ArraySum {
-    aliases: Vec<String>,
-    signature: Signature,
-}
-
-impl ArraySum {
-    /// Over lists of DOUBLE or BIGINT.
-    pub(super) fn function() -> ScalarUDF {
-        let signature = Signature::user_defined(Volatility::Immutable);
-        ScalarUDF::new_from_impl(ArraySum { aliases: vec!["list_sum".to_string()], signature })
-    }
-}
-
-impl ScalarUDFImpl for ArraySum {
-    fn name(&self) -> &str {
-        "array_sum"
-    }
-
-    fn aliases(&self) -> &[String] {
-        &self.aliases
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let [DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _)] = arg_types else {
-            return plan_err!("array_sum takes one list");
-        };
-        let element = match field.data_type() {
-            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => DataType::Int64,
-            DataType::Null | DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
-            other => return plan_err!("array_sum does not take a list of {other}"),
-        };
-        Ok(vec![DataType::List(Arc::new(Field::new_list_field(element, true)))])
-    }
-
-    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        match arg_types {
-            [DataType::List(field)] => Ok(field.data_type().clone()),
-            other => plan_err!("array_sum does not take {other:?}"),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let lists = args.args[0].to_array(args.number_rows)?;
-        let lists = lists.as_list::<i32>();
-        let moments = lists.iter().map(|list| list.map(|list| moments_of(&list)).transpose());
-        let moments: Vec<Option<Moments>> = moments.collect::<Result<_>>()?;
-        let moments = moments.iter().map(|m| m.as_ref().filter(|m| m.count > 0));
-        Ok(ColumnarValue::Array(match args.return_field.data_type() {
-            DataType::Int64 => {
-                Arc::new(moments.map(|m| i64::try_from(m?.sum.integer()).ok()).collect::<Int64Array>())
-            }
-            _ => Arc::new(moments.map(|m| Some(m?.sum_over(1, 0))).collect::<Float64Array>()),
-        }))
-    }
-}
-
-fn moments_of(list: &ArrayRef) -> Result<Moments> {
-    let mut moments = Moments::default();
-    match list.data_type() {
-        DataType::Float64 => {
-            list.as_primitive::<Float64Type>().iter().flatten().for_each(|value| moments.add_double(value, false));
-        }
-        DataType::Int64 => {
-            list.as_primitive::<Int64Type>().iter().flatten().for_each(|v| moments.add_integer(v.into(), false));
-        }
-        other => return exec_err!("array_sum over a list of {other}"),
-    }
-    Ok(moments)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! exponent, so nothing is lost before the one rounding at the end, whatever the order.
 //!
 //! Invariants: nothing here rounds except `nearest_double` and `round_half_away`.
-//! Neighbours: `oracle_functions` feeds it. It must not know `fold::exact_sum`, which it is there to check.
+//! Neighbours: `oracle_functions` feeds it. It must not know `crate::exact_sum`, which it is there to check.
 
 use std::collections::BTreeMap;
 

@@ -16,12 +16,22 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, LogicalPlan, Operator, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
 
-use super::oracle_functions::{FloorToGrid, NOW};
+use super::oracle_scalars::{FloorToGrid, NOW};
 use crate::definition::{Definitions, Source};
 
 /// The aggregates the oracle knows to be independent of order, or knows how to order.
 const AGGREGATES: [&str; 12] = [
-    "count", "sum", "avg", "min", "max", "var", "stddev", "first_value", "last_value", "array_agg", "bool_and",
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "var",
+    "stddev",
+    "first_value",
+    "last_value",
+    "array_agg",
+    "bool_and",
     "bool_or",
 ];
 

@@ -52,9 +52,9 @@ pub(super) fn visible(source: &Source, batches: &[RecordBatch], now: i64) -> Res
 /// The columns of `schema`, found by name.
 fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let column = |field: &Arc<arrow::datatypes::Field>| {
-        let column = batch.column_by_name(field.name()).ok_or_else(|| {
-            ArrowError::SchemaError(format!("the logged rows have no column `{}`", field.name()))
-        })?;
+        let column = batch
+            .column_by_name(field.name())
+            .ok_or_else(|| ArrowError::SchemaError(format!("the logged rows have no column `{}`", field.name())))?;
         if column.data_type() == field.data_type() { Ok(Arc::clone(column)) } else { cast(column, field.data_type()) }
     };
     RecordBatch::try_new(Arc::clone(schema), schema.fields().iter().map(column).collect::<Result<_, _>>()?)
@@ -142,10 +142,9 @@ fn evaluate_range(
 pub(super) fn is_about_values(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::Execution(_) => true,
-        DataFusionError::ArrowError(e, _) => !matches!(
-            **e,
-            ArrowError::NotYetImplemented(_) | ArrowError::SchemaError(_) | ArrowError::MemoryError(_)
-        ),
+        DataFusionError::ArrowError(e, _) => {
+            !matches!(**e, ArrowError::NotYetImplemented(_) | ArrowError::SchemaError(_) | ArrowError::MemoryError(_))
+        }
         _ => false,
     }
 }
@@ -155,6 +154,11 @@ pub(super) fn all_but(failed: &[usize], rows: usize) -> BooleanArray {
     let mut kept = vec![true; rows];
     failed.iter().for_each(|row| kept[*row] = false);
     BooleanArray::from(kept)
+}
+
+/// Where a condition holds: null, as where it fails, is not.
+pub(super) fn truth(condition: &ArrayRef) -> BooleanArray {
+    condition.as_boolean().iter().map(|holds| Some(holds == Some(true))).collect()
 }
 
 /// The array with every −0 as 0 and every NaN as the greatest one, inside structs and lists too.
@@ -227,10 +231,8 @@ mod tests {
     #[test]
     fn ranks_fall_back_to_the_tail() {
         let ints = |values: &[i64]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
-        let descending = OrderColumn {
-            values: ints(&[5, 7, 5, 5]),
-            options: SortOptions { descending: true, nulls_first: true },
-        };
+        let descending =
+            OrderColumn { values: ints(&[5, 7, 5, 5]), options: SortOptions { descending: true, nulls_first: true } };
         let got = ranks(&[descending], &[ints(&[2, 9, 1, 2])], &ints(&[1, 0, 0, 0])).expect("sortable");
         assert_eq!(got.values().to_vec(), [3, 0, 1, 2]);
     }

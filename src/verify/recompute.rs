@@ -10,8 +10,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions};
-use arrow::compute::{and, concat_batches, filter, filter_record_batch, prep_null_mask_filter};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions};
+use arrow::compute::{and, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::MemTable;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -23,7 +23,7 @@ use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{AggregateUDF, BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{AggregateUDF, BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::collect;
@@ -32,9 +32,12 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use thiserror::Error;
 
-use super::oracle_functions::{ArraySum, DoubleExtreme, Exact, Now};
+use super::oracle_functions::{DoubleExtreme, Exact};
 use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
-use super::oracle_rows::{OrderColumn, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, visible};
+use super::oracle_rows::{
+    OrderColumn, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
+};
+use super::oracle_scalars::{ArraySum, Now};
 use crate::definition::{Definitions, View};
 
 /// Why a view cannot be recomputed.
@@ -129,10 +132,10 @@ impl Recompute {
             tables.insert(source.name.clone(), visible(source, rows, now)?);
         }
         let run = Run { shape: self.shape.at(now)?, state: at_instant(&self.state, now)? };
-        let (schema, rows) = run.rows(&mut tables).await?;     // Step 1. Join, WHERE.
-        let inputs = run.inputs(&schema, rows)?;               // Step 2. What is grouped, without failing rows.
-        let groups = run.aggregate(inputs).await?;             // Step 3. Group.
-        run.select(&groups)                                    // Step 4. HAVING, SELECT.
+        let (schema, rows) = run.rows(&mut tables).await?; // Step 1. Join, WHERE.
+        let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.
+        let groups = run.aggregate(inputs).await?; // Step 3. Group.
+        run.select(&groups) // Step 4. HAVING, SELECT.
     }
 }
 
@@ -187,7 +190,7 @@ impl Run {
         }
         // An expression failed on some row. Join without WHERE, and judge it row by row.
         let wheres = self.shape.filter.iter().flat_map(datafusion::logical_expr::utils::split_conjunction);
-        let harmless = conjunction(wheres.filter(|e| compares_columns(e)).cloned());
+        let harmless = conjunction(wheres.filter(|e| equates_columns(e)).cloned());
         let all: Vec<Expr> = needed.into_iter().chain(columns_of(&self.shape.filter)).collect();
         let joined = project(self.shape.input.clone(), harmless, &all)?;
         let (schema, mut rows) = match self.collect(&joined, tables).await {
@@ -198,8 +201,8 @@ impl Run {
             other => other?,
         };
         for condition in &self.shape.filter {
-            let (holds, _) = evaluate(self.compile(condition, &schema)?.as_ref(), &rows)?; // null where it fails
-            rows = filter_record_batch(&rows, &prep_null_mask_filter(holds.as_boolean()))?;
+            let (holds, _) = evaluate(self.compile(condition, &schema)?.as_ref(), &rows)?;
+            rows = filter_record_batch(&rows, &truth(&holds))?;
         }
         Ok((schema, rows))
     }
@@ -239,13 +242,12 @@ impl Run {
                 values.insert(expr, value);
             }
         }
+        failed.sort_unstable();
+        failed.dedup();
         if !failed.is_empty() {
             let kept = all_but(&failed, rows.num_rows());
-            for value in values.values_mut() {
-                *value = filter(value, &kept)?;
-            }
-            failed.sort_unstable();
-            failed.dedup();
+            let without = |(expr, value): (Expr, ArrayRef)| Ok((expr, filter(&value, &kept)?));
+            values = values.into_iter().map(without).collect::<Fallible<_>>()?;
         }
         Ok(Inputs { rows: rows.num_rows() - failed.len(), values })
     }
@@ -304,7 +306,7 @@ impl Run {
         }
         let mut kept: Option<BooleanArray> = None;
         for condition in &call.filter {
-            let holds = prep_null_mask_filter(inputs.values[condition].as_boolean());
+            let holds = truth(&inputs.values[condition]);
             kept = Some(kept.map_or(Ok(holds.clone()), |kept| and(&kept, &holds))?);
         }
         let kept = kept.map(|kept| Box::new(table.add(Arc::new(kept))));
@@ -333,7 +335,7 @@ impl Run {
         let mut groups = groups.clone();
         for condition in &self.shape.having {
             let (holds, _) = evaluate(self.compile(condition, schema)?.as_ref(), &groups)?;
-            groups = filter_record_batch(&groups, &prep_null_mask_filter(holds.as_boolean()))?;
+            groups = filter_record_batch(&groups, &truth(&holds))?;
         }
         let keys = groups.columns()[..self.shape.groups.len()].iter().cloned();
         let mut columns: Vec<_> = keys.enumerate().map(|(i, values)| (format!("__group_{i}"), values)).collect();
@@ -408,11 +410,11 @@ fn project(input: LogicalPlan, filter: Option<Expr>, columns: &[Expr]) -> Fallib
     builder.project(columns)?.build()
 }
 
-/// A comparison of two columns, which no row can fail: without it a join would be a product.
-fn compares_columns(expr: &Expr) -> bool {
+/// An equality of two columns, which no row can fail: without it a join would be a product.
+fn equates_columns(expr: &Expr) -> bool {
     let column = |e: &Expr| matches!(e, Expr::Column(_));
     matches!(expr, Expr::BinaryExpr(BinaryExpr { left, op, right })
-        if op.is_comparison_operator() && column(left) && column(right))
+        if *op == Operator::Eq && column(left) && column(right))
 }
 
 fn is_literal(expr: &Expr) -> bool {
