@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, RecordBatch, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, StructArray};
 use arrow::array::{TimestampMicrosecondArray, UInt32Array, UInt64Array, new_empty_array, new_null_array};
 use arrow::compute::{SortOptions, cast, concat, concat_batches, filter_record_batch, kernels::cmp, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, Schema, SchemaRef};
@@ -209,7 +209,7 @@ pub(super) fn ranks(order: &[OrderColumn], tail: &[ArrayRef], value: &ArrayRef) 
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Int64Array;
+    use arrow::array::{Float64Array, Int64Array};
 
     use super::*;
 
