@@ -1,0 +1,443 @@
+//! The batch recomputation: a view's own SQL over the logged events at one instant, by DataFusion.
+//!
+//! The query is planned once and taken apart. At an instant `now()` becomes a constant; the sources become what a
+//! query sees of them then; DataFusion joins them and applies WHERE; the expressions below the aggregation are
+//! evaluated, leaving out the rows on which one fails; DataFusion groups; the SELECT is evaluated per group.
+//!
+//! Invariants: it shares no code with `plan`, `fold` and `dataflow`, whose answers it is there to check, nor any
+//! state between instants. Neighbours: `oracle_plan` takes apart, `oracle_rows` and `oracle_functions` compute.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions};
+use arrow::compute::{and, concat_batches, filter, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::catalog::MemTable;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, DataFusionError, TableReference};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::context::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::expr::{AggregateFunction, Sort};
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{AggregateUDF, BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_plan::collect;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use thiserror::Error;
+
+use super::oracle_functions::{DoubleExtreme, Exact};
+use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
+use super::oracle_rows::{
+    OrderColumn, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
+};
+use super::oracle_scalars::{ArraySum, Now};
+use crate::definition::{Definitions, View};
+
+/// Why a view cannot be recomputed.
+#[derive(Debug, Error)]
+pub enum RecomputeError {
+    /// The oracle cannot judge this query; another way of writing it may do.
+    #[error("view `{view}` cannot be recomputed: {what} is not supported there")]
+    Unsupported {
+        /// The view.
+        view: String,
+        /// The clause.
+        what: String,
+    },
+    /// The batch engine refused the query or failed on it as a whole.
+    #[error("view `{view}` could not be recomputed")]
+    Failed {
+        /// The view.
+        view: String,
+        /// What it said.
+        source: Box<DataFusionError>,
+    },
+    /// No runtime to run the batch engine on.
+    #[error("no runtime for the batch engine")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// The view's query as a batch query at one instant.
+#[derive(Debug)]
+pub struct Recompute {
+    view: String,
+    shape: Shape,
+    sources: Vec<String>,
+    state: SessionState,
+}
+
+type Fallible<T> = Result<T, DataFusionError>;
+
+impl Recompute {
+    /// Plans the view's query. The definitions are those it reads from.
+    ///
+    /// # Errors
+    /// [`RecomputeError::Unsupported`] if the oracle cannot judge the query, [`RecomputeError::Failed`] if it is wrong.
+    pub fn new(definitions: &Definitions, view: &View) -> Result<Recompute, RecomputeError> {
+        let unsupported = |what| RecomputeError::Unsupported { view: view.name.clone(), what };
+        let failed = |source| RecomputeError::Failed { view: view.name.clone(), source: Box::new(source) };
+        if let Some(clause) = ignored_clause(&view.query) {
+            return Err(unsupported(clause));
+        }
+        let state = session(definitions).map_err(failed)?;
+        let statement = Statement::Statement(Box::new(ast::Statement::Query(view.query.clone())));
+        // Planning only resolves names in memory, so any executor will do.
+        let plan = futures::executor::block_on(state.statement_to_plan(statement)).map_err(failed)?;
+        let options = state.config_options();
+        let plan = state.analyzer().execute_and_check(plan, options, |_, _| {}).map_err(failed)?;
+        let shape = take_apart(plan, definitions, view.resolution).map_err(unsupported)?;
+        let mut sources: Vec<String> = vec![];
+        for (_, source) in &shape.scans {
+            if !sources.contains(&source.name) {
+                sources.push(source.name.clone());
+            }
+        }
+        Ok(Recompute { view: view.name.clone(), shape, sources, state })
+    }
+
+    /// Names of the sources it reads.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// The answer at `now` (µs since 1970-01-01 UTC) for every group that has rows then.
+    ///
+    /// `events`: for each source by name the logged rows, in any order, in [`Source::row_schema`]; a source without an
+    /// entry has none. Returns one batch, in no particular order: the `GROUP BY` values as `__group_0`, `__group_1`, …,
+    /// then the SELECT list under its output names. A SELECT expression that fails on a group is null there.
+    ///
+    /// Blocks. It brings its own runtime, so async code calls it through `spawn_blocking`.
+    ///
+    /// # Errors
+    /// [`RecomputeError::Failed`] if the batch engine does, or the rows do not fit the definitions.
+    ///
+    /// [`Source::row_schema`]: crate::definition::Source::row_schema
+    pub fn at(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Result<RecordBatch, RecomputeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let answer = runtime.block_on(self.run(events, now));
+        answer.map_err(|source| RecomputeError::Failed { view: self.view.clone(), source: Box::new(source) })
+    }
+
+    async fn run(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Fallible<RecordBatch> {
+        let mut tables = HashMap::new();
+        for (_, source) in &self.shape.scans {
+            let rows = events.get(&source.name).map_or(&[][..], Vec::as_slice);
+            tables.insert(source.name.clone(), visible(source, rows, now)?);
+        }
+        let run = Run { shape: self.shape.at(now)?, state: at_instant(&self.state, now)? };
+        let (schema, rows) = run.rows(&mut tables).await?; // Step 1. Join, WHERE.
+        let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.
+        let groups = run.aggregate(inputs).await?; // Step 3. Group.
+        run.select(&groups) // Step 4. HAVING, SELECT.
+    }
+}
+
+/// DataFusion with the oracle's functions and empty tables for the names.
+fn session(definitions: &Definitions) -> Fallible<SessionState> {
+    let config = SessionConfig::new()
+        .with_target_partitions(1)
+        .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+    let context = SessionContext::new_with_config(config);
+    Exact::all().into_iter().for_each(|function| context.register_udaf(function));
+    context.register_udf(Now::function());
+    context.register_udf(ArraySum::function());
+    // It would put a sum into two stacked aggregations, and so round it twice.
+    context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
+    for source in definitions.sources.values() {
+        let empty = MemTable::try_new(query_schema(source), vec![vec![]])?;
+        context.register_table(TableReference::bare(source.name.as_str()), Arc::new(empty))?;
+    }
+    Ok(context.state())
+}
+
+/// The same session for an instant: `current_date` and the like ask the session, not [`Now`].
+fn at_instant(state: &SessionState, now: i64) -> Fallible<SessionState> {
+    let Some(time) = chrono::DateTime::from_timestamp_micros(now) else {
+        return Err(DataFusionError::Plan(format!("{now} is not an instant of the calendar")));
+    };
+    let mut props = ExecutionProps::new().with_query_execution_start_time(time);
+    props.config_options = Some(Arc::clone(state.config_options()));
+    Ok(SessionStateBuilder::new_from_existing(state.clone()).with_execution_props(props).build())
+}
+
+/// One instant's work.
+struct Run {
+    shape: Shape,
+    state: SessionState,
+}
+
+/// Everything the aggregation reads, evaluated, one array per distinct expression; of the rows that count.
+struct Inputs {
+    rows: usize,
+    values: HashMap<Expr, ArrayRef>,
+}
+
+impl Run {
+    /// The joined rows that WHERE admits, with the columns that the rest of the query reads.
+    async fn rows(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
+        let needed = columns_of(&self.input_expressions());
+        let native = project(self.shape.input.clone(), conjunction(self.shape.filter.clone()), &needed)?;
+        match self.collect(&native, tables).await {
+            Err(error) if is_about_values(&error) => {}
+            other => return other,
+        }
+        // An expression failed on some row. Join without WHERE, and judge it row by row.
+        let wheres = self.shape.filter.iter().flat_map(datafusion::logical_expr::utils::split_conjunction);
+        let harmless = conjunction(wheres.filter(|e| equates_columns(e)).cloned());
+        let all: Vec<Expr> = needed.into_iter().chain(columns_of(&self.shape.filter)).collect();
+        let joined = project(self.shape.input.clone(), harmless, &all)?;
+        let (schema, mut rows) = match self.collect(&joined, tables).await {
+            Err(error) if is_about_values(&error) => {
+                self.drop_rows_that_fail_to_join(tables)?;
+                self.collect(&joined, tables).await?
+            }
+            other => other?,
+        };
+        for condition in &self.shape.filter {
+            let (holds, _) = evaluate(self.compile(condition, &schema)?.as_ref(), &rows)?;
+            rows = filter_record_batch(&rows, &truth(&holds))?;
+        }
+        Ok((schema, rows))
+    }
+
+    /// Removes the rows on which their own side of a join condition fails.
+    fn drop_rows_that_fail_to_join(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<()> {
+        for (relation, expr) in join_sides(&self.shape.input)? {
+            let Some((_, source)) = self.shape.scans.iter().find(|(name, _)| *name == relation) else { continue };
+            let rows = tables.get_mut(&source.name).expect("every scanned source has its rows");
+            let schema = DFSchema::try_from_qualified_schema(relation, &rows.schema())?;
+            let (_, failed) = evaluate(self.compile(&expr, &schema)?.as_ref(), rows)?;
+            *rows = filter_record_batch(rows, &all_but(&failed, rows.num_rows()))?;
+        }
+        Ok(())
+    }
+
+    /// Every expression below the aggregation, and the columns of the canonical order.
+    fn input_expressions(&self) -> Vec<Expr> {
+        let mut found = self.shape.groups.clone();
+        for Call { function, filter } in &self.shape.aggregates {
+            found.extend(function.params.args.iter().filter(|e| !is_literal(e)).cloned());
+            found.extend(function.params.order_by.iter().map(|sort| sort.expr.clone()));
+            found.extend(filter.iter().cloned());
+        }
+        found.extend(self.shape.position.iter().flatten().cloned());
+        found
+    }
+
+    /// Evaluates the expressions below the aggregation. A row on which any of them fails is left out.
+    fn inputs(&self, schema: &DFSchema, rows: RecordBatch) -> Fallible<Inputs> {
+        let mut values = HashMap::new();
+        let mut failed = vec![];
+        for expr in self.input_expressions() {
+            if !values.contains_key(&expr) {
+                let (value, fails) = evaluate(self.compile(&expr, schema)?.as_ref(), &rows)?;
+                failed.extend(fails);
+                values.insert(expr, value);
+            }
+        }
+        failed.sort_unstable();
+        failed.dedup();
+        if !failed.is_empty() {
+            let kept = all_but(&failed, rows.num_rows());
+            let without = |(expr, value): (Expr, ArrayRef)| Ok((expr, filter(&value, &kept)?));
+            values = values.into_iter().map(without).collect::<Fallible<_>>()?;
+        }
+        Ok(Inputs { rows: rows.num_rows() - failed.len(), values })
+    }
+
+    /// Groups, by DataFusion. Returns the columns of the query's Aggregate.
+    async fn aggregate(&self, inputs: Inputs) -> Fallible<RecordBatch> {
+        let mut table = Table::default();
+        let mut groups: Vec<Expr> = vec![];
+        for expr in &self.shape.groups {
+            groups.push(table.add(one_zero_one_nan(&inputs.values[expr])));
+        }
+        if groups.is_empty() {
+            // One group of all rows, and none of no rows.
+            groups.push(table.add(Arc::new(Int8Array::from(vec![0; inputs.rows]))));
+        }
+        let invented = groups.len() - self.shape.groups.len();
+        let calls = self.shape.aggregates.iter().map(|call| self.rewrite(call, &inputs, &mut table));
+        let calls = calls.collect::<Fallible<Vec<_>>>()?;
+        let batch = table.into_batch()?;
+        let provider = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+        let scan = LogicalPlanBuilder::scan("inputs", provider_as_source(Arc::new(provider)), None)?;
+        let plan = scan.aggregate(groups, calls)?.build()?;
+        let (_, grouped) = self.collect_bound(&plan).await?;
+        let columns = grouped.columns()[invented..].to_vec();
+        let schema = Arc::new(self.shape.schema.as_arrow().clone());
+        let options = RecordBatchOptions::new().with_row_count(Some(grouped.num_rows()));
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    }
+
+    /// The aggregate over columns of `table`: FILTER as a column, ORDER BY as each row's place in the canonical order.
+    fn rewrite(&self, call: &Call, inputs: &Inputs, table: &mut Table) -> Fallible<Expr> {
+        let AggregateFunction { func, params } = &call.function;
+        let name = func.name();
+        let first = params.args.first().and_then(|e| inputs.values.get(e));
+        let is_double = first.is_some_and(|values| values.data_type() == &DataType::Float64);
+        let func: Arc<AggregateUDF> = match name {
+            "min" | "max" if is_double => Arc::new(DoubleExtreme::new(name == "max")),
+            _ => Arc::clone(func),
+        };
+        let mut args = vec![];
+        for expr in &params.args {
+            args.push(match inputs.values.get(expr) {
+                Some(values) if params.distinct => table.add(one_zero_one_nan(values)),
+                Some(values) => table.add(Arc::clone(values)),
+                None => expr.clone(),
+            });
+        }
+        let mut order_by = vec![];
+        if let ("first_value" | "last_value" | "array_agg", Some(values)) = (name, first) {
+            if params.distinct {
+                // DataFusion orders distinct values only by themselves, which leaves no ties.
+                order_by.extend(params.order_by.first().map(|s| Sort::new(args[0].clone(), s.asc, s.nulls_first)));
+            } else {
+                order_by.push(Sort::new(table.add(self.order(&params.order_by, inputs, values)?), true, false));
+            }
+        }
+        let mut kept: Option<BooleanArray> = None;
+        for condition in &call.filter {
+            let holds = truth(&inputs.values[condition]);
+            kept = Some(kept.map_or(Ok(holds.clone()), |kept| and(&kept, &holds))?);
+        }
+        let kept = kept.map(|kept| Box::new(table.add(Arc::new(kept))));
+        let distinct = params.distinct && !matches!(name, "min" | "max");
+        let call = AggregateFunction::new_udf(func, args, distinct, kept, order_by, params.null_treatment);
+        Ok(Expr::AggregateFunction(call))
+    }
+
+    /// Each row's place: by ORDER BY (by event time if there is none), event time, partition, offset, the value.
+    fn order(&self, order_by: &[Sort], inputs: &Inputs, value: &ArrayRef) -> Fallible<ArrayRef> {
+        let Some(position) = &self.shape.position else {
+            return Err(DataFusionError::NotImplemented("an ordered aggregate over a subquery".to_string()));
+        };
+        let column = |sort: &Sort| OrderColumn {
+            values: Arc::clone(&inputs.values[&sort.expr]),
+            options: arrow::compute::SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first },
+        };
+        let order: Vec<_> = order_by.iter().map(column).collect();
+        let tail: Vec<_> = position.iter().map(|e| Arc::clone(&inputs.values[e])).collect();
+        Ok(Arc::new(ranks(&order, &tail, value)?))
+    }
+
+    /// HAVING and the SELECT list over the groups.
+    fn select(&self, groups: &RecordBatch) -> Fallible<RecordBatch> {
+        let schema = self.shape.schema.as_ref();
+        let mut groups = groups.clone();
+        for condition in &self.shape.having {
+            let (holds, _) = evaluate(self.compile(condition, schema)?.as_ref(), &groups)?;
+            groups = filter_record_batch(&groups, &truth(&holds))?;
+        }
+        let keys = groups.columns()[..self.shape.groups.len()].iter().cloned();
+        let mut columns: Vec<_> = keys.enumerate().map(|(i, values)| (format!("__group_{i}"), values)).collect();
+        for (name, expr) in &self.shape.select {
+            let (values, _) = evaluate(self.compile(expr, schema)?.as_ref(), &groups)?;
+            columns.push((name.clone(), values));
+        }
+        let field = |(name, values): &(String, ArrayRef)| Field::new(name, values.data_type().clone(), true);
+        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        Ok(RecordBatch::try_new(schema, columns.into_iter().map(|(_, values)| values).collect())?)
+    }
+
+    fn compile(&self, expr: &Expr, schema: &DFSchema) -> Fallible<Arc<dyn PhysicalExpr>> {
+        let props = self.state.execution_props();
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_query_execution_start_time(props.query_execution_start_time)
+            .build();
+        let expr = ExprSimplifier::new(context).simplify(expr.clone())?;
+        create_physical_expr(&expr, schema, props, &Default::default())
+    }
+
+    /// Runs a plan over these tables.
+    async fn collect(
+        &self,
+        plan: &LogicalPlan,
+        tables: &HashMap<String, RecordBatch>,
+    ) -> Fallible<(DFSchema, RecordBatch)> {
+        let bound = plan.clone().transform_up(|node| {
+            let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+            let rows = tables[scan.table_name.table()].clone();
+            scan.source = provider_as_source(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?));
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        self.collect_bound(&bound.data).await
+    }
+
+    async fn collect_bound(&self, plan: &LogicalPlan) -> Fallible<(DFSchema, RecordBatch)> {
+        let physical = self.state.create_physical_plan(plan).await?;
+        let schema = physical.schema();
+        let batches = collect(physical, self.state.task_ctx()).await?;
+        Ok((plan.schema().as_ref().clone(), concat_batches(&schema, &batches)?))
+    }
+}
+
+/// The columns that expressions read, each once.
+fn columns_of(exprs: &[Expr]) -> Vec<Expr> {
+    let mut seen: HashSet<&Column> = HashSet::new();
+    let mut found = vec![];
+    for column in exprs.iter().flat_map(|e| {
+        let mut columns: Vec<_> = e.column_refs().into_iter().collect();
+        columns.sort_unstable();
+        columns
+    }) {
+        if seen.insert(column) {
+            found.push(Expr::Column(column.clone()));
+        }
+    }
+    found
+}
+
+fn project(input: LogicalPlan, filter: Option<Expr>, columns: &[Expr]) -> Fallible<LogicalPlan> {
+    let mut builder = LogicalPlanBuilder::from(input);
+    if let Some(filter) = filter {
+        builder = builder.filter(filter)?;
+    }
+    let mut seen = HashSet::new();
+    let mut columns: Vec<Expr> = columns.iter().filter(|e| seen.insert(*e)).cloned().collect();
+    if columns.is_empty() {
+        columns.push(lit(1i64)); // so that the rows can be counted
+    }
+    builder.project(columns)?.build()
+}
+
+/// An equality of two columns, which no row can fail: without it a join would be a product.
+fn equates_columns(expr: &Expr) -> bool {
+    let column = |e: &Expr| matches!(e, Expr::Column(_));
+    matches!(expr, Expr::BinaryExpr(BinaryExpr { left, op, right })
+        if *op == Operator::Eq && column(left) && column(right))
+}
+
+fn is_literal(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(_, _))
+}
+
+/// Columns under made-up names.
+#[derive(Default)]
+struct Table {
+    fields: Vec<Field>,
+    columns: Vec<ArrayRef>,
+}
+
+impl Table {
+    /// Adds a column and returns the expression for it.
+    fn add(&mut self, values: ArrayRef) -> Expr {
+        let name = format!("c{}", self.columns.len());
+        self.fields.push(Field::new(&name, values.data_type().clone(), true));
+        self.columns.push(values);
+        Expr::Column(Column::new(Some("inputs"), name))
+    }
+
+    fn into_batch(self) -> Fallible<RecordBatch> {
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(self.fields)), self.columns)?)
+    }
+}
