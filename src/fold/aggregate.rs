@@ -256,16 +256,16 @@ impl Acc {
             Acc::Integer { n, .. } | Acc::Float { n, .. } if *n == 0 => null(),
             Acc::Integer { sum, n } if aggregate.function == Function::Avg => match aggregate.result {
                 DataType::Decimal128(p, s) => {
-                    let extra = u32::try_from(i32::from(s) - i32::from(scale)).unwrap_or(0);
-                    ScalarValue::Decimal128(sum.mean_decimal(*n, extra, u32::from(p)), p, s)
+                    let extra = u8::try_from(i32::from(s) - i32::from(scale)).unwrap_or(0);
+                    ScalarValue::Decimal128(sum.mean_decimal(*n, extra, p), p, s)
                 }
-                _ => ScalarValue::Float64(Some(sum.mean_f64(*n, u32::try_from(scale).unwrap_or(0)))),
+                _ => ScalarValue::Float64(Some(sum.mean_f64(*n, scale))),
             },
             Acc::Integer { sum, .. } => integer_result(sum.value(), &aggregate.result),
             Acc::Float { sum, n } if aggregate.function == Function::Avg => ScalarValue::Float64(Some(sum.mean(*n))),
             Acc::Float { sum, .. } => ScalarValue::Float64(Some(sum.value())),
             Acc::IntegerMoments { moments, n } => {
-                spread(aggregate.function, moments.variance(*n, u32::try_from(scale).unwrap_or(0)))
+                spread(aggregate.function, moments.variance(*n, scale))
             }
             Acc::FloatMoments { moments, n } => spread(aggregate.function, moments.variance(*n)),
             Acc::Extreme(best) => best.as_ref().map_or_else(null, |b| b.scalar(&aggregate.result)),

@@ -169,7 +169,6 @@ impl<'a> Lowering<'a> {
                 }
                 self.add_step(before, left, conditions)
             }
-            LogicalPlan::CrossJoin(_) => refuse("a join needs an equality", "write JOIN table ON stream.a = table.b"),
             LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) => {
                 refuse("a subquery in FROM is not supported yet", "name streams and tables directly")
             }

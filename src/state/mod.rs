@@ -163,8 +163,7 @@ impl Store {
     /// Gives every view and source its id, and refuses definitions that the store was not made by.
     fn register(&mut self, plan: &Plan, write: bool) -> Result<(), StateError> {
         let mut known: BTreeMap<String, Registered> = BTreeMap::new();
-        let registry = self.family("registry");
-        for row in self.db.iterator_cf(&registry, rocksdb::IteratorMode::Start) {
+        for row in self.db.iterator_cf(&self.family("registry"), rocksdb::IteratorMode::Start) {
             let (key, value) = row?;
             let key = String::from_utf8_lossy(&key).into_owned();
             if key.starts_with("view:") || key.starts_with("source:") {
@@ -197,10 +196,9 @@ impl Store {
             for (id, (key, fingerprint)) in (1u32..).zip(&wanted) {
                 let registered = Registered { id, version: 1, fingerprint: fingerprint.clone() };
                 let value = serde_json::to_vec(&registered).expect("plain fields always encode");
-                batch.put_cf(&registry, key, value);
+                batch.put_cf(&self.family("registry"), key, value);
                 known.insert(key.clone(), registered);
             }
-            drop(registry);
             self.write(batch, true)?;
         } else if fresh {
             return Err(StateError::Missing(self.dir.clone()));
