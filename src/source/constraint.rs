@@ -8,14 +8,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::ast;
 
+use crate::definition::check::compile;
 use crate::definition::timestamp;
 
 /// An expression and what each row of a batch made of it.
@@ -88,17 +85,4 @@ impl Condition {
         let strict = CastOptions { safe: false, ..CastOptions::default() };
         Ok(cast_with_options(&values, to, &strict)?)
     }
-}
-
-/// An expression over rows of `schema`, coerced and simplified once, to be evaluated many times.
-fn compile(expr: &ast::Expr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
-    let config = SessionConfig::new().set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-    let state = SessionContext::new_with_config(config).state();
-    let schema = DFSchema::try_from(schema.clone())?;
-    let expr = ast::ExprWithAlias { expr: expr.clone(), alias: None };
-    let expr = state.create_logical_expr_from_sql_expr(expr, &schema)?;
-    let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
-    let simplifier = ExprSimplifier::new(context);
-    let expr = simplifier.simplify(simplifier.coerce(expr, &schema)?)?;
-    create_physical_expr(&expr, &schema, state.execution_props(), &Default::default())
 }
