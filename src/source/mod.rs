@@ -1,8 +1,24 @@
 //! Where events come from, and what a source owes the rest: order within a partition, and replay from an offset.
 //!
 //! A source yields decoded rows in [`crate::definition::Source::row_schema`], each with the epoch it belongs to, and
-//! the records it refused. Invariants: a record is either a row or a refusal, never neither; offsets are exclusive ends.
+//! the records it refused. Invariants: a record is a row or a refusal, never neither; offsets are exclusive ends.
 //! Neighbours: `definition` says what a row looks like; `engine` drives the readers and `dataflow` takes the rows.
+
+pub mod decode;
+pub mod file;
+pub mod kafka;
+pub mod replay;
+
+mod assemble;
+mod avro;
+mod column;
+mod constraint;
+mod csv;
+mod json;
+mod lane;
+mod number;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,321 @@
+//! One column under construction: values are appended as they are decoded and can be taken back.
+//!
+//! Invariants: after a refused append the column may hold a part of the value; the caller truncates to the length
+//! before the record. Neighbours: `number` says what fits; `decode` owns a record's columns and undoes them together.
+
+use std::sync::Arc;
+
+use arrow::array::builder::NullBufferBuilder;
+use arrow::array::{
+    ArrayRef, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+    ListArray, StringArray, TimestampMicrosecondArray,
+};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, TimeUnit};
+
+use super::number::{self, NumberMisfit};
+
+/// Why a value does not fit its column, for a person.
+pub(super) type Misfit = String;
+
+/// A growing column.
+#[derive(Debug)]
+pub(super) struct ColumnBuffer {
+    data_type: DataType,
+    values: Values,
+    valid: NullBufferBuilder,
+}
+
+#[derive(Debug)]
+enum Values {
+    Boolean(BooleanBufferBuilder),
+    Int(Vec<i32>),
+    BigInt(Vec<i64>),
+    Double(Vec<f64>),
+    Decimal(Vec<i128>, usize, i32),
+    Text(Vec<i32>, Vec<u8>),
+    Timestamp(Vec<i64>),
+    Date(Vec<i32>),
+    List(Vec<i32>, Box<ColumnBuffer>),
+}
+
+impl ColumnBuffer {
+    /// An empty column; `None` if records cannot carry the type.
+    pub(super) fn new(data_type: &DataType) -> Option<ColumnBuffer> {
+        let values = match data_type {
+            DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Int32 => Values::Int(vec![]),
+            DataType::Int64 => Values::BigInt(vec![]),
+            DataType::Float64 => Values::Double(vec![]),
+            DataType::Decimal128(precision, scale) => {
+                Values::Decimal(vec![], usize::from(*precision), i32::from(*scale))
+            }
+            DataType::Utf8 => Values::Text(vec![0], vec![]),
+            DataType::Timestamp(TimeUnit::Microsecond, None) => Values::Timestamp(vec![]),
+            DataType::Date32 => Values::Date(vec![]),
+            DataType::List(item) => Values::List(vec![0], Box::new(ColumnBuffer::new(item.data_type())?)),
+            _ => return None,
+        };
+        Some(ColumnBuffer { data_type: data_type.clone(), values, valid: NullBufferBuilder::new(0) })
+    }
+
+    /// The type's name as it is written in a definition.
+    pub(super) fn type_name(&self) -> String {
+        type_name(&self.data_type)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.valid.len()
+    }
+
+    /// Is its last value null?
+    pub(super) fn ends_with_null(&self) -> bool {
+        self.len().checked_sub(1).is_some_and(|last| !self.valid.is_valid(last))
+    }
+
+    /// Takes back everything from row `len` on, also what a refused append left.
+    pub(super) fn truncate(&mut self, len: usize) {
+        match &mut self.values {
+            Values::Boolean(v) => v.truncate(len),
+            Values::Int(v) | Values::Date(v) => v.truncate(len),
+            Values::BigInt(v) | Values::Timestamp(v) => v.truncate(len),
+            Values::Double(v) => v.truncate(len),
+            Values::Decimal(v, ..) => v.truncate(len),
+            Values::Text(ends, bytes) => {
+                ends.truncate(len + 1);
+                bytes.truncate(at(ends, len));
+            }
+            Values::List(ends, items) => {
+                ends.truncate(len + 1);
+                items.truncate(at(ends, len));
+            }
+        }
+        self.valid.truncate(len);
+    }
+
+    pub(super) fn null(&mut self) {
+        match &mut self.values {
+            Values::Boolean(v) => v.append(false),
+            Values::Int(v) | Values::Date(v) => v.push(0),
+            Values::BigInt(v) | Values::Timestamp(v) => v.push(0),
+            Values::Double(v) => v.push(0.0),
+            Values::Decimal(v, ..) => v.push(0),
+            Values::Text(ends, bytes) => ends.push(end(bytes.len())),
+            Values::List(ends, items) => ends.push(end(items.len())),
+        }
+        self.valid.append_null();
+    }
+
+    pub(super) fn boolean(&mut self, value: bool) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::Boolean(v) => v.append(value),
+            _ => return Err(self.expected(&value.to_string())),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// A number by its digits, in JSON's notation or a looser one.
+    pub(super) fn number(&mut self, text: &str) -> Result<(), Misfit> {
+        let fits = match &mut self.values {
+            Values::BigInt(v) => integer(text).map(|n: i64| v.push(n)),
+            Values::Int(v) => integer(text).map(|n: i32| v.push(n)),
+            Values::Double(v) => number::double(text).map(|n| v.push(n)),
+            Values::Decimal(v, precision, scale) => {
+                number::fixed_point(text.as_bytes(), *precision, *scale).map(|n| v.push(n))
+            }
+            Values::Timestamp(_) => {
+                return Err(format!(
+                    "{} is a number, and TIMESTAMP takes RFC 3339 text; declare the column BIGINT and write, for \
+                     milliseconds, EVENT TIME to_timestamp_millis(column)",
+                    excerpt(text)
+                ));
+            }
+            Values::Boolean(_) | Values::Text(..) | Values::Date(_) | Values::List(..) => {
+                return Err(self.expected(&format!("the number {}", excerpt(text))));
+            }
+        };
+        fits.map_err(|why| self.misfit(why, text))?;
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// A string of a format that tells strings from numbers.
+    pub(super) fn text(&mut self, text: &str) -> Result<(), Misfit> {
+        let fits = match &mut self.values {
+            Values::Text(ends, bytes) => {
+                bytes.extend_from_slice(text.as_bytes());
+                ends.push(end(bytes.len()));
+                true
+            }
+            Values::Timestamp(v) => number::instant(text).map(|t| v.push(t)).is_some(),
+            Values::Date(v) => number::date(text).map(|d| v.push(d)).is_some(),
+            Values::Decimal(..) => return self.number(text),
+            Values::Double(v) => special(text).map(|d| v.push(d)).is_some(),
+            Values::Boolean(_) | Values::Int(_) | Values::BigInt(_) | Values::List(..) => false,
+        };
+        if !fits {
+            return Err(self.expected(&format!("the text {:?}", excerpt(text))));
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// A value of a format that has only text (CSV, a Kafka key).
+    pub(super) fn plain(&mut self, text: &str) -> Result<(), Misfit> {
+        let bare = text.trim_ascii();
+        match &mut self.values {
+            Values::Text(..) | Values::Timestamp(_) => self.text(text),
+            Values::Date(_) => self.text(bare),
+            Values::Int(_) | Values::BigInt(_) | Values::Decimal(..) => self.number(bare),
+            Values::Double(_) if special(bare).is_some() => self.text(bare),
+            Values::Double(_) => self.number(bare),
+            Values::Boolean(_) if bare.eq_ignore_ascii_case("true") => self.boolean(true),
+            Values::Boolean(_) if bare.eq_ignore_ascii_case("false") => self.boolean(false),
+            Values::Boolean(_) => Err(self.expected(&format!("{:?}", excerpt(text)))),
+            Values::List(..) => super::json::append_text(self, bare),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn whole(&mut self, value: i64) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::BigInt(v) => v.push(value),
+            _ => return self.number(&value.to_string()),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// A double.
+    pub(super) fn double(&mut self, value: f64) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::Double(v) => v.push(value),
+            _ => return Err(self.expected(&format!("the double {value}"))),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// An instant, in microseconds since 1970-01-01 UTC.
+    pub(super) fn instant(&mut self, micros: i64) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::Timestamp(v) => v.push(micros),
+            _ => return Err(self.expected(&format!("the instant {}", crate::time::format_instant(micros)))),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// A date, in days since 1970-01-01.
+    pub(super) fn date(&mut self, days: i32) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::Date(v) => v.push(days),
+            _ => return Err(self.expected("a date")),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// An array, whose items `fill` appends to the column it is given.
+    pub(super) fn list(&mut self, fill: impl FnOnce(&mut ColumnBuffer) -> Result<(), Misfit>) -> Result<(), Misfit> {
+        match &mut self.values {
+            Values::List(ends, items) => {
+                fill(items)?;
+                ends.push(end(items.len()));
+            }
+            _ => return Err(self.expected("an array")),
+        }
+        self.valid.append_non_null();
+        Ok(())
+    }
+
+    /// The column so far; it is empty afterwards.
+    pub(super) fn finish(&mut self) -> ArrayRef {
+        let valid = self.valid.finish();
+        match &mut self.values {
+            Values::Boolean(v) => Arc::new(BooleanArray::new(v.finish(), valid)),
+            Values::Int(v) => Arc::new(Int32Array::new(take(v), valid)),
+            Values::BigInt(v) => Arc::new(Int64Array::new(take(v), valid)),
+            Values::Double(v) => Arc::new(Float64Array::new(take(v), valid)),
+            Values::Decimal(v, ..) => {
+                Arc::new(Decimal128Array::new(take(v), valid).with_data_type(self.data_type.clone()))
+            }
+            Values::Text(ends, bytes) => {
+                let offsets = OffsetBuffer::new(std::mem::replace(ends, vec![0]).into());
+                let bytes = Buffer::from_vec(std::mem::take(bytes));
+                Arc::new(StringArray::new(offsets, bytes, valid))
+            }
+            Values::Timestamp(v) => Arc::new(TimestampMicrosecondArray::new(take(v), valid)),
+            Values::Date(v) => Arc::new(Date32Array::new(take(v), valid)),
+            Values::List(ends, items) => {
+                let DataType::List(field) = &self.data_type else { unreachable!("made in new from a list type") };
+                let offsets = OffsetBuffer::new(std::mem::replace(ends, vec![0]).into());
+                Arc::new(ListArray::new(Arc::clone(field), offsets, items.finish(), valid))
+            }
+        }
+    }
+
+    fn expected(&self, found: &str) -> Misfit {
+        format!("expected {}, found {found}", self.type_name())
+    }
+
+    fn misfit(&self, why: NumberMisfit, text: &str) -> Misfit {
+        let name = self.type_name();
+        match why {
+            NumberMisfit::NotANumber => format!("expected {name}, found {:?}", excerpt(text)),
+            NumberMisfit::Fraction => format!("{} has digits that {name} cannot hold", excerpt(text)),
+            NumberMisfit::TooLarge => format!("{} is out of the range of {name}", excerpt(text)),
+        }
+    }
+}
+
+/// The type's name as it is written in a definition.
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Int32 => "INT".into(),
+        DataType::Int64 => "BIGINT".into(),
+        DataType::Float64 => "DOUBLE".into(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Utf8 => "TEXT".into(),
+        DataType::Timestamp(..) => "TIMESTAMP".into(),
+        DataType::Date32 => "DATE".into(),
+        DataType::List(item) => format!("{}[]", type_name(item.data_type())),
+        other => other.to_string().to_uppercase(),
+    }
+}
+
+/// Enough of a value to recognise it by.
+pub(super) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text.to_string(),
+    }
+}
+
+fn integer<T: TryFrom<i128>>(text: &str) -> Result<T, NumberMisfit> {
+    T::try_from(number::fixed_point(text.as_bytes(), 19, 0)?).map_err(|_| NumberMisfit::TooLarge)
+}
+
+/// The doubles that JSON has no number for.
+fn special(text: &str) -> Option<f64> {
+    match text {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
+fn take<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
+    let next = Vec::with_capacity(values.len());
+    ScalarBuffer::from(std::mem::replace(values, next))
+}
+
+fn end(len: usize) -> i32 {
+    i32::try_from(len).expect("the decoder refuses what would take a batch beyond 2 GiB")
+}
+
+fn at(ends: &[i32], len: usize) -> usize {
+    usize::try_from(ends[len]).expect("ends are lengths")
+}

@@ -1,0 +1,195 @@
+//! A bounded file as a source: JSON lines or CSV, plain, `.gz` or `.zst`; partition 0, offsets are record numbers.
+//!
+//! Invariants: a file read again gives the same records under the same numbers; blank lines have none. Neighbours:
+//! `decode` takes the records; `replay` and `engine` read.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::MultiGzDecoder;
+
+use super::csv::Splitter;
+use super::decode::{Decoded, Decoder, DecoderError};
+use crate::definition::{Connector, Format, Source};
+use crate::time::Epoch;
+
+/// A file that cannot be read. Bad records are no error: they are refused one by one.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is missing, or not ours to read.
+    #[error("cannot open '{}'", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It broke off in the middle; for a compressed file, also what cannot be unpacked.
+    #[error("cannot read '{}' beyond record {record}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The first record that could not be read.
+        record: i64,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its header line is no CSV.
+    #[error("the header of '{}' cannot be read: {reason}", .path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The source cannot be read from a file.
+    #[error("'{source_name}' cannot be read from a file: {reason}")]
+    NotAFile {
+        /// The source.
+        source_name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The source cannot be decoded.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+}
+
+/// Reads one file source in order.
+pub struct FileReader {
+    path: PathBuf,
+    input: Box<dyn BufRead + Send>,
+    decoder: Decoder,
+    csv: bool,
+    splitter: Splitter,
+    line: Vec<u8>,
+    next: i64,
+    ended: bool,
+}
+
+impl FileReader {
+    /// Opens a source's file; a relative path is relative to `dir`. Records before number `from` are passed over.
+    ///
+    /// # Errors
+    /// [`FileError`], with the path: the file, its compression or its header cannot be read.
+    pub fn open(dir: &Path, source: &Arc<Source>, from: i64) -> Result<FileReader, FileError> {
+        let refuse = |reason| FileError::NotAFile { source_name: source.name.clone(), reason };
+        let Connector::File { path, format } = &source.from else { return Err(refuse("its rows come from elsewhere")) };
+        let csv = match format {
+            Format::Json => false,
+            Format::Csv => true,
+            Format::Avro(_) => return Err(refuse("Avro records have no line ends")),
+        };
+        let path = dir.join(path);
+        let input = unpacked(&path).map_err(|source| FileError::Open { path: path.clone(), source })?;
+        let decoder = Decoder::new(source)?;
+        let (splitter, line) = (Splitter::default(), vec![]);
+        let mut reader = FileReader { path, input, decoder, csv, splitter, line, next: 0, ended: false };
+        if csv {
+            reader.header()?;
+        }
+        while reader.next < from && reader.advance()? {
+            reader.next += 1;
+        }
+        Ok(reader)
+    }
+
+    /// The number of the next record.
+    pub fn position(&self) -> i64 {
+        self.next
+    }
+
+    /// Reads up to `records_max` records; `None` at the end. The rest is as in [`Decoder::finish`].
+    ///
+    /// # Errors
+    /// [`FileError::Read`]; what was read before it is lost with the reader, and comes again when it is read again.
+    pub fn read(
+        &mut self,
+        records_max: usize,
+        epoch: Option<Epoch>,
+        bounded_future: bool,
+    ) -> Result<Option<Decoded>, FileError> {
+        let mut taken = 0;
+        while taken < records_max && !self.decoder.is_full() && self.advance()? {
+            self.decoder.push(0, self.next, None, None, Some(&self.line));
+            self.next += 1;
+            taken += 1;
+        }
+        Ok((taken > 0).then(|| self.decoder.finish(epoch, bounded_future)))
+    }
+
+    fn header(&mut self) -> Result<(), FileError> {
+        if !self.advance()? {
+            return Ok(()); // an empty file has no records either
+        }
+        let line = self.line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.line);
+        self.decoder.set_header(line).map_err(|reason| FileError::Header { path: self.path.clone(), reason })
+    }
+
+    /// Brings the next record into `line`, without its line end; false at the end of the file.
+    fn advance(&mut self) -> Result<bool, FileError> {
+        loop {
+            self.line.clear();
+            if !self.more()? {
+                return Ok(false);
+            }
+            if self.next == 0 && !self.csv && self.line.starts_with(b"\xEF\xBB\xBF") {
+                self.line.drain(..3);
+            }
+            if self.line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            if self.csv && self.line.contains(&b'"') {
+                self.splitter.clear();
+                let mut from = 0;
+                while !self.splitter.line(&self.line[from..]) {
+                    from = self.line.len();
+                    if !self.more()? {
+                        break; // the quote is never closed: the decoder says so
+                    }
+                }
+            }
+            while matches!(self.line.last(), Some(b'\n' | b'\r')) {
+                self.line.pop();
+            }
+            return Ok(true);
+        }
+    }
+
+    /// Appends the next line with its line end to `line`; false at the end of the file.
+    fn more(&mut self) -> Result<bool, FileError> {
+        if self.ended {
+            return Ok(false);
+        }
+        match self.input.read_until(b'\n', &mut self.line) {
+            Ok(0) => {
+                self.ended = true;
+                Ok(false)
+            }
+            Ok(_) => Ok(true),
+            Err(source) => Err(FileError::Read { path: self.path.clone(), record: self.next, source }),
+        }
+    }
+}
+
+/// The file's bytes, unpacked by its name's ending.
+fn unpacked(path: &Path) -> std::io::Result<Box<dyn BufRead + Send>> {
+    const BUFFER: usize = 256 * 1024;
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory"));
+    }
+    let raw: Box<dyn Read + Send> = match path.extension().and_then(|e| e.to_str()) {
+        // Files that were appended to have several members.
+        Some("gz") => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file))),
+        Some("zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
+        _ => Box::new(file),
+    };
+    Ok(Box::new(BufReader::with_capacity(BUFFER, raw)))
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -1,0 +1,363 @@
+//! A finished history, in time order: all sources merged under a clock, as slices of whole epochs.
+//!
+//! Every source is read to the end it has at the start, sorted by time, and taken from in step with the others.
+//! Invariants: epochs increase from slice to slice and no epoch is split; what a slice says of offsets and positions is
+//! enough to go on after it and to come to the same epochs. Offsets of a source move only when its sorted part is used
+//! up.
+//! Neighbours: `lane` sorts one source; `file` and `kafka` read; `engine` commits slice by slice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::{FileError, FileReader};
+use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
+use super::lane::{Lane, LaneBuilder, Taken, Timing};
+use super::{Slice, SortedPosition};
+use crate::definition::Source;
+use crate::offset::Offsets;
+use crate::time::Epoch;
+
+/// Records decoded at a time.
+const BATCH_RECORDS: usize = 32 * 1024;
+/// How long a broker may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long one poll waits, and how many may bring nothing before the broker counts as lost.
+const POLL: Duration = Duration::from_millis(100);
+const EMPTY_POLLS_MAX: u32 = 300;
+
+/// What orders a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayClock {
+    /// Event time: nothing is late.
+    Event,
+    /// Record timestamps, and the arrival column of files: as it would have been served.
+    Record,
+}
+
+/// Why a history cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A topic.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// A file has fewer records than were read before.
+    #[error("the file of '{source_name}' has {found} records, and an earlier replay read {end}: it was replaced")]
+    Shrunk {
+        /// The source.
+        source_name: String,
+        /// Where the earlier replay ended.
+        end: i64,
+        /// How many there are now.
+        found: i64,
+    },
+    /// The broker stopped answering.
+    #[error("topic of '{source_name}': nothing came for 30 seconds although it is not read to its end; {reason}")]
+    Stalled {
+        /// The source.
+        source_name: String,
+        /// What the client says.
+        reason: String,
+    },
+}
+
+/// Where an earlier replay stopped: what its last commit recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Resume {
+    /// Exclusive ends of each partition.
+    pub offsets: Offsets,
+    /// Positions of sources, by name.
+    pub sorted: BTreeMap<String, SortedPosition>,
+    /// The last committed epoch.
+    pub last: Option<Epoch>,
+}
+
+/// The slices of a history.
+pub struct Replay {
+    dir: PathBuf,
+    clock: ReplayClock,
+    kafka: KafkaSettings,
+    /// Tables without any time: a slice before all others.
+    untimed: Option<Slice>,
+    /// Tables first, then in the order given.
+    tracks: Vec<Track>,
+    last: Epoch,
+    gaps: Vec<(String, Gap)>,
+}
+
+/// A source and how far it is.
+struct Track {
+    source: Arc<Source>,
+    lane: Lane,
+    /// The end of what is in the lane.
+    end: BTreeMap<i32, i64>,
+    /// The lane is used up, and a slice has said so.
+    reported: bool,
+    /// What came since the earlier replay that the lane finishes: to be read, and sorted, after the lane.
+    later: Option<Span>,
+}
+
+/// A part of a source: from these offsets to these exclusive ends; a file without an end is read to its own.
+#[derive(Clone, Debug, Default)]
+struct Span {
+    start: BTreeMap<i32, i64>,
+    end: BTreeMap<i32, i64>,
+}
+
+impl Replay {
+    /// Reads and sorts `sources`. Files are relative to `dir`; a Kafka topic ends at its present end offsets.
+    ///
+    /// # Errors
+    /// [`ReplayError`]: a missing or broken file, an unreachable broker, a missing topic.
+    pub fn new(
+        sources: &[Arc<Source>],
+        dir: &Path,
+        clock: ReplayClock,
+        kafka: &KafkaSettings,
+        resume: &Resume,
+    ) -> Result<Replay, ReplayError> {
+        let last = resume.last.unwrap_or(Epoch::ZERO);
+        let (dir, kafka) = (dir.to_path_buf(), kafka.clone());
+        let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, gaps: vec![] };
+        let is_untimed = |s: &&Arc<Source>| Timing::of(s, clock) == Timing::Untimed;
+        replay.untimed = replay.read_untimed(sources.iter().filter(is_untimed), &resume.offsets)?;
+        // The floor under all other epochs.
+        let floor = replay.untimed.as_ref().and_then(|s| s.last).unwrap_or(last);
+        let mut timed: Vec<&Arc<Source>> = sources.iter().filter(|s| !is_untimed(s)).collect();
+        timed.sort_by_key(|s| !s.is_table());
+        for source in timed {
+            let track = replay.open(source, resume, floor)?;
+            replay.tracks.push(track);
+        }
+        Ok(replay)
+    }
+
+    /// The next whole epochs, `rows_max` rows or somewhat more of them (fewer at the end); `None` after the last.
+    /// A source may have several batches, in order.
+    ///
+    /// # Errors
+    /// [`ReplayError`], if a source has got records since the earlier replay that this one finishes, and they cannot
+    /// be read.
+    pub fn next_slice(&mut self, rows_max: usize) -> Result<Option<Slice>, ReplayError> {
+        if let Some(slice) = self.untimed.take() {
+            self.last = slice.last.unwrap_or(self.last);
+            return Ok(Some(slice));
+        }
+        self.read_later()?;
+        if self.tracks.iter().all(|t| t.lane.is_done()) {
+            return Ok(None);
+        }
+        let until = self.cut(rows_max.max(1));
+        let next = self.tracks.iter().filter_map(|t| t.lane.epoch(0)).filter(|epoch| *epoch <= until).min();
+        let first = Epoch::open(next.unwrap_or(0), self.last);
+        let mut slice = Slice::default();
+        let mut last = first;
+        for track in &mut self.tracks {
+            let name = &track.source.name;
+            let Taken { batch, refused, last: taken } = track.lane.take(until);
+            for (epoch, mut rejected) in refused {
+                rejected.epoch = Epoch::open(epoch, Epoch::ZERO).max(first).0;
+                slice.rejected.push(rejected);
+            }
+            if let Some(taken) = taken {
+                last = last.max(Epoch::open(taken.0, Epoch::ZERO));
+                slice.sorted.insert(name.clone(), SortedPosition { end: track.end.clone(), last: taken });
+            }
+            slice.batches.extend(batch.map(|batch| (Arc::clone(&track.source), batch)));
+            if track.lane.is_done() && !track.reported {
+                track.end.iter().for_each(|(partition, end)| slice.offsets.advance(name, *partition, *end));
+                track.reported = true;
+            }
+        }
+        slice.last = Some(last);
+        self.last = last;
+        Ok(Some(slice))
+    }
+
+    /// What retention took from topics before it was read, so far, by source.
+    pub fn gaps(&self) -> &[(String, Gap)] {
+        &self.gaps
+    }
+
+    /// Rows that are read and sorted but not taken yet.
+    pub fn rows_left(&self) -> usize {
+        let untimed = self.untimed.iter().flat_map(|s| &s.batches).map(|(_, b)| b.num_rows()).sum::<usize>();
+        untimed + self.tracks.iter().map(|t| t.lane.len()).sum::<usize>()
+    }
+
+    /// The greatest epoch of the next slice: at least `rows_max` rows of one source or all that is left, but nothing
+    /// beyond what a source has yet to read.
+    fn cut(&self, rows_max: usize) -> i64 {
+        let bounds = self.tracks.iter().filter_map(|t| match t.lane.epoch(rows_max - 1) {
+            Some(epoch) => Some(epoch),
+            None if t.later.is_some() => t.lane.last_epoch(),
+            None => None,
+        });
+        // Refused records without any time come before the least epoch there can be: that one is cut whole, too.
+        bounds.min().map_or(i64::MAX, |epoch| epoch.max(Epoch::open(0, self.last).micros()))
+    }
+
+    /// Reads what came since an earlier replay, for sources whose earlier part is used up.
+    fn read_later(&mut self) -> Result<(), ReplayError> {
+        for i in 0..self.tracks.len() {
+            if self.tracks[i].lane.is_done()
+                && let Some(span) = self.tracks[i].later.take()
+            {
+                let source = Arc::clone(&self.tracks[i].source);
+                let (lane, end) = self.read(&source, span, None, self.last)?;
+                let track = &mut self.tracks[i];
+                (track.lane, track.end, track.reported) = (lane, end, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_untimed<'a>(
+        &self,
+        sources: impl Iterator<Item = &'a Arc<Source>>,
+        offsets: &Offsets,
+    ) -> Result<Option<Slice>, ReplayError> {
+        let epoch = Epoch::open(0, self.last);
+        let mut slice = Slice { last: Some(epoch), ..Slice::default() };
+        for source in sources {
+            let mut reader = FileReader::open(&self.dir, source, offsets.get(&source.name, 0))?;
+            let mut read = false;
+            while let Some(decoded) = reader.read(BATCH_RECORDS, Some(epoch), false)? {
+                slice.batches.extend(decoded.batch.map(|batch| (Arc::clone(source), batch)));
+                slice.rejected.extend(decoded.rejected);
+                read = true;
+            }
+            let (end, found) = (offsets.get(&source.name, 0), reader.position());
+            if found < end {
+                return Err(ReplayError::Shrunk { source_name: source.name.clone(), end, found });
+            }
+            if read {
+                slice.offsets.advance(&source.name, 0, reader.position());
+            }
+        }
+        Ok((!slice.offsets.0.is_empty()).then_some(slice))
+    }
+
+    fn open(&mut self, source: &Arc<Source>, resume: &Resume, floor: Epoch) -> Result<Track, ReplayError> {
+        let start = resume.offsets.0.get(&source.name).cloned().unwrap_or_default();
+        let unfinished = resume.sorted.get(&source.name).filter(|position| {
+            position.end.iter().any(|(partition, end)| start.get(partition).copied().unwrap_or(0) < *end)
+        });
+        let mut present = Span { start, end: self.present_end(source)? };
+        let (lane, end, later) = match unfinished {
+            None => {
+                let (lane, end) = self.read(source, present, None, floor)?;
+                (lane, end, None)
+            }
+            Some(position) => {
+                let span = Span { start: present.start.clone(), end: position.end.clone() };
+                let (lane, end) = self.read(source, span, Some(position.last.0), floor)?;
+                present.start.extend(position.end.clone());
+                (lane, end, Some(present))
+            }
+        };
+        Ok(Track { source: Arc::clone(source), lane, end, reported: false, later })
+    }
+
+    /// Where a topic ends now; nothing for a file, which is read to its end anyway.
+    fn present_end(&self, source: &Arc<Source>) -> Result<BTreeMap<i32, i64>, ReplayError> {
+        if !source.is_kafka() {
+            return Ok(BTreeMap::new());
+        }
+        let reader = KafkaReader::new(source, &self.kafka)?;
+        let bounds = |partition| Ok((partition, reader.bounds(partition, ANSWER)?.1));
+        reader.partitions(ANSWER)?.into_iter().map(bounds).collect()
+    }
+
+    /// Reads and sorts a part of a source. Returns its actual end as well.
+    fn read(
+        &mut self,
+        source: &Arc<Source>,
+        span: Span,
+        taken: Option<i64>,
+        floor: Epoch,
+    ) -> Result<(Lane, BTreeMap<i32, i64>), ReplayError> {
+        let mut builder = LaneBuilder::new(Timing::of(source, self.clock));
+        let bounded = self.clock == ReplayClock::Record;
+        let end = match source.is_kafka() {
+            true => self.read_topic(source, span, bounded, &mut builder)?,
+            false => self.read_file(source, &span, bounded, &mut builder)?,
+        };
+        Ok((builder.build(source, taken, floor), end))
+    }
+
+    fn read_file(
+        &self,
+        source: &Arc<Source>,
+        span: &Span,
+        bounded: bool,
+        builder: &mut LaneBuilder,
+    ) -> Result<BTreeMap<i32, i64>, ReplayError> {
+        let start = span.start.get(&0).copied().unwrap_or(0);
+        let end = span.end.get(&0).copied();
+        let mut reader = FileReader::open(&self.dir, source, start)?;
+        loop {
+            let left = end.map_or(BATCH_RECORDS, |end| usize::try_from(end - reader.position()).unwrap_or(0));
+            match reader.read(left.min(BATCH_RECORDS), None, bounded)? {
+                Some(decoded) => builder.add(decoded),
+                None => break,
+            }
+        }
+        let found = reader.position();
+        match end.unwrap_or(start) {
+            end if found < end => Err(ReplayError::Shrunk { source_name: source.name.clone(), end, found }),
+            _ => Ok(BTreeMap::from([(0, found)])),
+        }
+    }
+
+    fn read_topic(
+        &mut self,
+        source: &Arc<Source>,
+        mut span: Span,
+        bounded: bool,
+        builder: &mut LaneBuilder,
+    ) -> Result<BTreeMap<i32, i64>, ReplayError> {
+        let mut reader = KafkaReader::new(source, &self.kafka)?;
+        span.start.retain(|partition, _| span.end.contains_key(partition));
+        for (&partition, &end) in &span.end {
+            let start = span.start.entry(partition).or_insert(0);
+            let (earliest, now) = reader.bounds(partition, ANSWER)?;
+            if *start > now {
+                let topic = source.name.clone();
+                return Err(KafkaError::Truncated { topic, partition, offset: *start, end: now }.into());
+            }
+            let earliest = earliest.min(end);
+            if *start > 0 && *start < earliest {
+                self.gaps.push((source.name.clone(), Gap { partition, from: *start, to: earliest }));
+            }
+            *start = (*start).max(earliest);
+        }
+        let mut unread = span.start;
+        unread.retain(|partition, start| *start < span.end[partition]);
+        reader.stop_at(&span.end);
+        reader.assign(&unread)?;
+        let mut empty = 0;
+        while !unread.is_empty() {
+            let polled = reader.poll(BATCH_RECORDS - reader.pending(), POLL)?;
+            self.gaps.extend(polled.gaps.into_iter().map(|gap| (source.name.clone(), gap)));
+            unread.retain(|p, _| reader.positions()[p] < span.end[p] && !polled.caught_up.contains(p));
+            if reader.is_full() || reader.pending() >= BATCH_RECORDS || unread.is_empty() {
+                builder.add(reader.finish(None, bounded));
+            }
+            empty = if polled.records > 0 { 0 } else { empty + 1 };
+            if empty > EMPTY_POLLS_MAX {
+                let reason = reader.trouble().unwrap_or_else(|| "the client says nothing".into());
+                return Err(ReplayError::Stalled { source_name: source.name.clone(), reason });
+            }
+        }
+        Ok(span.end)
+    }
+}
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;
