@@ -1,1 +1,322 @@
-//! (to be written)
+//! One node: starts, wires and stops the parts, in that order; computes nothing.
+//!
+//! Start: open the store, redo the log into pages, build the dataflow, feed arrangements what they held. Stop: take no
+//! more input, wait for the last commit, write pages back, seal the tail.
+//!
+//! Invariants: input reaches the committer before the workers hear that its epochs are over; at most a few slices are
+//! under way. Neighbours: `source` reads, `dataflow` computes, `state` keeps; `cli` calls this.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use timely::scheduling::SyncActivator;
+
+use crate::dataflow::commit::{Committer, Input, Progress, ToCommitter};
+use crate::dataflow::{Feed, Shared, recover, run_worker};
+use crate::offline::{Offline, OfflineError};
+use crate::plan::Plan;
+use crate::source::Slice;
+use crate::state::cache::Cache;
+use crate::state::commit::ClockKind;
+use crate::state::{StateError, Store};
+use crate::time::{Clock, Epoch};
+
+/// Slices fed and not yet committed, at most.
+const UNDER_WAY: usize = 4;
+
+/// Why a node cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The log.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    /// A worker or the committer has ended.
+    #[error("the engine stopped: {0}")]
+    Stopped(String),
+}
+
+/// How a node is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Timely workers.
+    pub workers: usize,
+    /// Sync every commit to disk.
+    pub sync_always: bool,
+}
+
+/// A running node.
+pub struct Node {
+    plan: Arc<Plan>,
+    store: Arc<Store>,
+    cache: Arc<Cache>,
+    offline: Arc<Offline>,
+    shared: Arc<Shared>,
+    feeds: Vec<Sender<Feed>>,
+    wakers: Vec<SyncActivator>,
+    progress: Receiver<Progress>,
+    last_progress: Progress,
+    under_way: std::collections::VecDeque<u64>,
+    workers: Option<JoinHandle<Result<(), String>>>,
+    committer: Option<JoinHandle<Result<(), StateError>>>,
+    /// Rows redone at the start.
+    pub redone: u64,
+}
+
+impl Node {
+    /// Opens the data directory and starts the dataflow.
+    ///
+    /// # Errors
+    /// A directory in use, of other definitions, or damaged.
+    pub fn start(plan: Arc<Plan>, dir: &std::path::Path, settings: Settings, clock: &Clock) -> Result<Node, EngineError> {
+        let store = Arc::new(Store::open(dir, &plan)?);
+        let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
+        let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
+        let redone = recover::redo(&store, &plan, &cache, None)?;
+        let resumed = cache.published().epoch;
+        let (to_committer, inbox) = unbounded();
+        let (report, progress) = unbounded();
+        let committer = Committer::new(Arc::clone(&plan), Arc::clone(&cache), clock.clone(), settings.sync_always);
+        let committer = std::thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || committer.run(&inbox, &report))
+            .map_err(|e| EngineError::Stopped(e.to_string()))?;
+        let shared = Arc::new(Shared {
+            plan: Arc::clone(&plan),
+            cache: Arc::clone(&cache),
+            committer: to_committer,
+            resumed,
+            stop: AtomicBool::new(false),
+            failed: parking_lot::Mutex::new(None),
+        });
+        let (feeds, wakers, workers) = start_workers(&shared, settings.workers)?;
+        let node = Node {
+            plan,
+            store,
+            cache,
+            offline,
+            shared,
+            feeds,
+            wakers,
+            progress,
+            last_progress: Progress { closed: resumed, ..Progress::default() },
+            under_way: std::collections::VecDeque::new(),
+            workers: Some(workers),
+            committer: Some(committer),
+            redone,
+        };
+        node.feed_again(resumed)?;
+        Ok(node)
+    }
+
+    /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch.
+    fn feed_again(&self, resumed: u64) -> Result<(), EngineError> {
+        if resumed > 0 {
+            let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
+            let names = joined.flat_map(|v| {
+                std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name))
+            });
+            let sources: std::collections::BTreeSet<usize> = names.filter_map(|n| self.plan.source_index(n)).collect();
+            for source in sources {
+                let mut turn = 0;
+                self.offline.events(source, Epoch(resumed), &mut |batch| {
+                    turn = (turn + 1) % self.feeds.len();
+                    let _ = self.feeds[turn].send(Feed::Again(source, batch));
+                    Ok(())
+                })?;
+            }
+        }
+        self.tick(resumed + 1);
+        Ok(())
+    }
+
+    /// Takes a slice in: to the committer whole, to the workers in parts. Waits while too much is under way.
+    ///
+    /// # Errors
+    /// The engine has stopped: the store failed or a worker did.
+    pub fn feed(&mut self, slice: Slice, clock: ClockKind) -> Result<(), EngineError> {
+        let Some(last) = slice.last else { return Ok(()) };
+        while self.under_way.len() >= UNDER_WAY {
+            self.await_progress()?;
+        }
+        let mut events = vec![];
+        for (source, batch) in &slice.batches {
+            let index = self.plan.source_index(&source.name).unwrap_or(usize::MAX);
+            events.push((index, batch.clone()));
+        }
+        let input = Input {
+            last: last.0,
+            events: events.clone(),
+            rejected: slice.rejected,
+            offsets: slice.offsets,
+            sorted: slice.sorted,
+        };
+        let _ = self.shared.committer.send(ToCommitter::Input(input, clock));
+        for (source, batch) in events {
+            let rows = batch.num_rows();
+            let part = rows.div_ceil(self.feeds.len()).max(1);
+            for (n, from) in (0..rows).step_by(part).enumerate() {
+                let part = batch.slice(from, part.min(rows - from));
+                let _ = self.feeds[n].send(Feed::Rows(source, part));
+            }
+        }
+        self.under_way.push_back(last.0);
+        self.tick(last.0 + 1);
+        Ok(())
+    }
+
+    /// Says that no row below this epoch will come.
+    pub fn tick(&self, epoch: u64) {
+        for (feed, waker) in self.feeds.iter().zip(&self.wakers) {
+            let _ = feed.send(Feed::Tick(epoch));
+            let _ = waker.activate();
+        }
+    }
+
+    fn await_progress(&mut self) -> Result<(), EngineError> {
+        match self.progress.recv_timeout(std::time::Duration::from_millis(200)) {
+            Ok(progress) => self.note(progress),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Err(self.why_stopped()),
+        }
+        self.check()
+    }
+
+    fn note(&mut self, progress: Progress) {
+        self.last_progress = progress;
+        while self.under_way.front().is_some_and(|last| *last < progress.closed) {
+            self.under_way.pop_front();
+        }
+    }
+
+    /// Is everything well?
+    ///
+    /// # Errors
+    /// What stopped the engine.
+    pub fn check(&mut self) -> Result<(), EngineError> {
+        while let Ok(progress) = self.progress.try_recv() {
+            self.note(progress);
+        }
+        if self.shared.stop.load(Ordering::Acquire) || self.committer.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Err(self.why_stopped());
+        }
+        Ok(())
+    }
+
+    fn why_stopped(&mut self) -> EngineError {
+        if let Some(why) = self.shared.failed.lock().clone() {
+            return EngineError::Stopped(why);
+        }
+        match self.committer.take().map(JoinHandle::join) {
+            Some(Ok(Err(e))) => EngineError::State(e),
+            Some(Err(_)) => EngineError::Stopped("the committer panicked".into()),
+            _ => EngineError::Stopped("it was told to".into()),
+        }
+    }
+
+    /// Waits until everything fed is committed.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn drain(&mut self) -> Result<Progress, EngineError> {
+        while !self.under_way.is_empty() {
+            self.await_progress()?;
+        }
+        Ok(self.last_progress)
+    }
+
+    /// What has been committed since the start.
+    pub fn progress(&self) -> Progress {
+        self.last_progress
+    }
+
+    /// Commits what was fed, writes pages back, seals the tail, and ends the threads.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stop(mut self) -> Result<Progress, EngineError> {
+        let progress = self.drain()?;
+        self.end_threads();
+        self.cache.write_back()?;
+        self.seal()?;
+        self.store.sync()?;
+        Ok(progress)
+    }
+
+    fn seal(&self) -> Result<(), EngineError> {
+        self.offline.seal(Epoch(self.store.redo_point()?))?;
+        Ok(())
+    }
+
+    fn end_threads(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = self.shared.committer.send(ToCommitter::Stop);
+        for waker in &self.wakers {
+            let _ = waker.activate();
+        }
+        if let Some(committer) = self.committer.take() {
+            let _ = committer.join();
+        }
+        if let Some(workers) = self.workers.take() {
+            let _ = workers.join();
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The pages.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// The log.
+    pub fn offline(&self) -> &Arc<Offline> {
+        &self.offline
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end_threads();
+    }
+}
+
+type Workers = (Vec<Sender<Feed>>, Vec<SyncActivator>, JoinHandle<Result<(), String>>);
+
+fn start_workers(shared: &Arc<Shared>, workers: usize) -> Result<Workers, EngineError> {
+    let (feeds, inboxes): (Vec<Sender<Feed>>, Vec<Receiver<Feed>>) = (0..workers).map(|_| unbounded()).unzip();
+    let (wake, awake) = unbounded();
+    let theirs = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name("dataflow".into()).spawn(move || {
+        let guards = timely::execute(timely::Config::process(workers), move |worker| {
+            let inbox = inboxes[worker.index()].clone();
+            run_worker(worker, &theirs, inbox, &wake);
+        })?;
+        guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
+    });
+    let thread = thread.map_err(|e| EngineError::Stopped(e.to_string()))?;
+    let mut wakers = vec![];
+    for _ in 0..workers {
+        match awake.recv_timeout(std::time::Duration::from_secs(30)) {
+            Ok(waker) => wakers.push(waker),
+            Err(_) => {
+                let why = shared.failed.lock().clone().unwrap_or_else(|| "a worker did not start".into());
+                return Err(EngineError::Stopped(why));
+            }
+        }
+    }
+    wakers.sort_by_key(|(index, _)| *index);
+    Ok((feeds, wakers.into_iter().map(|(_, w)| w).collect(), thread))
+}

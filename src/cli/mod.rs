@@ -1,1 +1,170 @@
-//! (to be written)
+//! The command line: one file per command, exit codes as promised.
+//!
+//! 0 done; 1 the work failed; 2 the command line or the definitions are wrong; 3 a check did not hold. Results go to
+//! standard output, everything else to standard error.
+//!
+//! Invariants: definitions are loaded and names checked before the data directory is opened.
+//! Neighbours: `main` calls this; each command wires `engine`, `online`, `offline` or `verify`.
+
+mod check;
+mod explain;
+mod get;
+mod quarantine;
+mod replay;
+mod run;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::definition::{self, Definitions};
+use crate::diagnostic::Diagnostic;
+use crate::plan::{self, Plan};
+
+/// Feature views in SQL over Kafka events: fresh online, exact offline, proved the same.
+#[derive(Parser)]
+#[command(name = "headwater", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Parse and type-check the definitions.
+    #[command(after_help = "Example:\n  headwater check --dir shop --set DATA=data")]
+    Check(Common),
+    /// Show a view's plan.
+    #[command(after_help = "Example:\n  headwater explain user_activity")]
+    Explain(explain::ExplainArgs),
+    /// Consume the sources and serve, until SIGTERM or SIGINT.
+    #[command(after_help = "Example:\n  headwater run --brokers localhost:9092 --workers 2")]
+    Run(run::RunArgs),
+    /// Read the sources to their end as fast as possible, commit, and exit.
+    #[command(after_help = "Example:\n  headwater replay --clock event --data-dir /tmp/hw")]
+    Replay(replay::ReplayArgs),
+    /// The features of entities, now or at a stamp.
+    #[command(after_help = "Example:\n  headwater get user_activity 42 43 --features views_1h,spend_7d")]
+    Get(get::GetArgs),
+    /// Refused records, with reason, source and offset.
+    #[command(after_help = "Example:\n  headwater quarantine list")]
+    Quarantine(quarantine::QuarantineArgs),
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+pub(crate) struct Common {
+    /// The deployment directory, with dataflows/ and schemas/.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Where state and log are; default DIR/.headwater.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Replaces ${NAME} in the definitions.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("write NAME=VALUE".into());
+    }
+    Ok((name.to_string(), value.to_string()))
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Exit 1.
+    Work(anyhow::Error),
+    /// Exit 2, each problem with its place.
+    Definitions(Vec<Diagnostic>),
+    /// Exit 2.
+    Usage(anyhow::Error),
+    /// Exit 3; what differs has been printed.
+    Check,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        let error = error.into();
+        // A directory made by other definitions is a matter of definitions.
+        match error.downcast_ref::<crate::state::StateError>() {
+            Some(crate::state::StateError::OtherDefinitions(_)) => Failure::Usage(error),
+            _ => match error.downcast_ref::<crate::engine::EngineError>() {
+                Some(crate::engine::EngineError::State(crate::state::StateError::OtherDefinitions(_))) => {
+                    Failure::Usage(error)
+                }
+                _ => Failure::Work(error),
+            },
+        }
+    }
+}
+
+pub(crate) type Outcome = Result<(), Failure>;
+
+/// Runs the command line of this process.
+#[expect(clippy::print_stderr, reason = "the place where errors are said")]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Quarantine(args) => quarantine::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Work(e)) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(e)) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Definitions(problems)) => {
+            for problem in &problems {
+                eprintln!("{problem}\n");
+            }
+            eprintln!("{} problem{} in the definitions", problems.len(), if problems.len() == 1 { "" } else { "s" });
+            ExitCode::from(2)
+        }
+        Err(Failure::Check) => ExitCode::from(3),
+    }
+}
+
+impl Common {
+    /// The checked definitions.
+    pub(crate) fn definitions(&self) -> Result<Definitions, Failure> {
+        let set: BTreeMap<String, String> = self.set.iter().cloned().collect();
+        definition::load(&self.dir, &set).map_err(|e| Failure::Definitions(e.problems))
+    }
+
+    /// The checked definitions and their plan.
+    pub(crate) fn plan(&self) -> Result<(Definitions, Arc<Plan>), Failure> {
+        let definitions = self.definitions()?;
+        let plan = plan::plan(&definitions).map_err(Failure::Definitions)?;
+        Ok((definitions, Arc::new(plan)))
+    }
+
+    /// Where state and log are.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| self.dir.join(".headwater"))
+    }
+}
+
+/// Prints a line of result; a closed pipe ends the program quietly.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}

@@ -10,6 +10,7 @@
 pub mod commit;
 pub mod join;
 pub mod project;
+pub mod recover;
 pub mod rows;
 pub mod table;
 

@@ -70,7 +70,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     let analyzed = catalog.analyze(written.clone())?;
     let (projection, aggregate) = top(&written)?;
     let (final_projection, final_aggregate) = top(&analyzed)?;
-    let mut lowering = Lowering::new(view, definitions, catalog);
+    let mut lowering = Lowering::new(view, definitions);
     let conditions = lowering.inputs(&aggregate.input)?;
     lowering.find_stream()?;
     lowering.order_joins()?;
@@ -112,7 +112,6 @@ fn name_of(plan: &LogicalPlan) -> String {
 struct Lowering<'a> {
     view: &'a View,
     definitions: &'a Definitions,
-    catalog: &'a Catalog,
     relations: Vec<Relation>,
     steps: Vec<Step>,
     stream: usize,
@@ -121,8 +120,8 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(view: &'a View, definitions: &'a Definitions, catalog: &'a Catalog) -> Self {
-        Lowering { view, definitions, catalog, relations: vec![], steps: vec![], stream: 0, columns: vec![] }
+    fn new(view: &'a View, definitions: &'a Definitions) -> Self {
+        Lowering { view, definitions, relations: vec![], steps: vec![], stream: 0, columns: vec![] }
     }
 
     /// Takes `FROM` and `WHERE` apart; returns the conditions on rows.

@@ -4,6 +4,7 @@
 //! the user's file. Neighbours: `definition` before it; `dataflow`, `fold`, `offline` and `online` run what it makes.
 
 pub mod bind;
+pub mod explain;
 pub mod functions;
 pub mod lower;
 pub mod operator;

@@ -7,6 +7,7 @@
 pub mod decode;
 pub mod file;
 pub mod kafka;
+pub mod live;
 pub mod replay;
 
 mod assemble;

@@ -1,0 +1,308 @@
+//! Live reading: one slice of input per tick, from all files and topics at once, under the machine's clock.
+//!
+//! A slice's epoch is the clock reading that opened it. Files are read to their end, tables without a time before
+//! anything else; a topic whose broker does not answer is tried again, and holds nobody up.
+//!
+//! Invariants: all records of a slice carry its epoch; offsets in a slice are exactly those of its records.
+//! Neighbours: `file` and `kafka` read; `engine` feeds the slices and asks for the next.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Slice;
+use super::decode::Decoded;
+use super::file::{FileError, FileReader};
+use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
+use crate::definition::{Connector, Source};
+use crate::offset::Offsets;
+use crate::time::{Clock, Epoch};
+
+/// Records of one source in one slice, at most.
+const RECORDS: usize = 50_000;
+/// How long an answer about a topic's partitions may take.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Between two tries to reach a topic.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two looks for new partitions.
+const REFRESH: Duration = Duration::from_secs(20);
+
+/// How long ticks are.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    /// With input: from the first record to the close.
+    pub busy: Duration,
+    /// Without: how old the open epoch may get.
+    pub idle: Duration,
+}
+
+/// A topic as it is being read, or why not.
+struct Topic {
+    source: Arc<Source>,
+    reader: Option<KafkaReader>,
+    next_try: Instant,
+    trouble: Option<String>,
+}
+
+/// How one partition stands, for telemetry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The source's name.
+    pub source: String,
+    /// The partition.
+    pub partition: i32,
+    /// The next offset to read.
+    pub read: i64,
+    /// The broker's end offset, if known.
+    pub high: Option<i64>,
+}
+
+/// All live sources of a node.
+pub struct Live {
+    files: Vec<(Arc<Source>, FileReader)>,
+    topics: Vec<Topic>,
+    settings: KafkaSettings,
+    committed: Offsets,
+    clock: Clock,
+    ticks: Ticks,
+    gaps: Vec<(String, Gap)>,
+}
+
+impl Live {
+    /// Opens the files; topics are tried as the slices go.
+    ///
+    /// # Errors
+    /// A missing or broken file, or Kafka settings that cannot be right.
+    pub fn new(
+        sources: &[Arc<Source>],
+        dir: &Path,
+        settings: &KafkaSettings,
+        committed: Offsets,
+        clock: &Clock,
+        ticks: Ticks,
+    ) -> Result<Live, LiveError> {
+        let (mut files, mut topics) = (vec![], vec![]);
+        for source in sources {
+            match source.from {
+                Connector::File { .. } => {
+                    files.push((Arc::clone(source), FileReader::open(dir, source, committed.get(&source.name, 0))?));
+                }
+                Connector::Kafka { .. } => topics.push(Topic {
+                    source: Arc::clone(source),
+                    reader: None,
+                    next_try: Instant::now(),
+                    trouble: None,
+                }),
+            }
+        }
+        // Tables without a time come before all else, then other tables.
+        files.sort_by_key(|(s, _)| (!is_untimed(s), !s.is_table()));
+        for topic in &topics {
+            // Settings that cannot be right are found before anything runs.
+            KafkaReader::new(&topic.source, settings)?;
+        }
+        let (settings, clock) = (settings.clone(), clock.clone());
+        Ok(Live { files, topics, settings, committed, clock, ticks, gaps: vec![] })
+    }
+
+    /// Reads one slice, or nothing if an idle tick passed without input.
+    ///
+    /// # Errors
+    /// A file that cannot be read on, or a topic in a state that does not pass by waiting.
+    pub fn next_slice(&mut self, last: Epoch) -> Result<Option<Slice>, LiveError> {
+        let epoch = Epoch::open(self.clock.now(), last);
+        let mut slice = Slice::default();
+        if !self.files.is_empty() {
+            self.read_files(epoch, &mut slice)?;
+        }
+        // A table without a time is read to its end before anything else is looked at.
+        if !self.files.first().is_some_and(|(s, _)| is_untimed(s)) {
+            self.poll_topics(slice.last.is_some())?;
+        }
+        self.finish_topics(epoch, &mut slice);
+        Ok(slice.last.is_some().then_some(slice))
+    }
+
+    fn read_files(&mut self, epoch: Epoch, slice: &mut Slice) -> Result<(), LiveError> {
+        let untimed_first = self.files.first().is_some_and(|(s, _)| is_untimed(s));
+        let mut kept = vec![];
+        for (source, mut reader) in std::mem::take(&mut self.files) {
+            if untimed_first && !is_untimed(&source) {
+                kept.push((source, reader));
+                continue;
+            }
+            if let Some(decoded) = reader.read(8192, Some(epoch), true)? {
+                slice.offsets.advance(&source.name, 0, reader.position());
+                take(&source, decoded, epoch, slice);
+                kept.push((source, reader));
+            }
+        }
+        self.files = kept;
+        Ok(())
+    }
+
+    /// Polls until the tick is over: `busy` after the first record, `idle` without any.
+    fn poll_topics(&mut self, busy: bool) -> Result<(), LiveError> {
+        let start = Instant::now();
+        let mut first: Option<Instant> = busy.then_some(start);
+        self.connect();
+        loop {
+            let reading = self.topics.iter().filter(|t| t.reader.is_some()).count();
+            // With several topics nobody may be waited for long: a record elsewhere would wait too.
+            let wait = match (first, reading) {
+                (_, 0) => {
+                    if !busy {
+                        std::thread::sleep(self.ticks.idle.min(Duration::from_millis(20)));
+                    }
+                    return Ok(());
+                }
+                (Some(_), _) => Duration::ZERO,
+                (None, 1) => self.ticks.idle,
+                (None, _) => Duration::from_millis(1),
+            };
+            let mut full = false;
+            let mut any = false;
+            for topic in &mut self.topics {
+                let Some(reader) = &mut topic.reader else { continue };
+                let polled = reader.poll(RECORDS - reader.pending().min(RECORDS), wait)?;
+                any |= polled.records > 0;
+                full |= reader.is_full() || reader.pending() >= RECORDS;
+                self.gaps.extend(polled.gaps.into_iter().map(|g| (topic.source.name.clone(), g)));
+            }
+            let now = Instant::now();
+            if any && first.is_none() {
+                first = Some(now);
+            }
+            let over = match first {
+                Some(at) => now.duration_since(at) >= self.ticks.busy,
+                None => now.duration_since(start) >= self.ticks.idle,
+            };
+            if full || over {
+                return Ok(());
+            }
+            if !any && first.is_some() {
+                // The rest of a short tick: sleeping is cheaper than spinning, and no longer.
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    /// Connects topics that are not being read, each at most once a second.
+    fn connect(&mut self) {
+        let now = Instant::now();
+        for topic in self.topics.iter_mut().filter(|t| t.next_try <= now) {
+            match &mut topic.reader {
+                Some(reader) => {
+                    topic.next_try = now + REFRESH;
+                    topic.trouble = reader.trouble();
+                    if topic.trouble.is_none() {
+                        let _ = reader.assign_new(ANSWER);
+                    }
+                }
+                None => {
+                    topic.next_try = now + RETRY;
+                    match open(&topic.source, &self.settings, &self.committed) {
+                        Ok(reader) => {
+                            topic.reader = Some(reader);
+                            topic.trouble = None;
+                            topic.next_try = now + REFRESH;
+                        }
+                        Err(e) => topic.trouble = Some(spoken(&e)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish_topics(&mut self, epoch: Epoch, slice: &mut Slice) {
+        for topic in &mut self.topics {
+            let Some(reader) = topic.reader.as_mut().filter(|r| r.pending() > 0) else { continue };
+            let decoded = reader.finish(Some(epoch), true);
+            for (partition, next) in reader.positions() {
+                if *next > self.committed.get(&topic.source.name, *partition) {
+                    slice.offsets.advance(&topic.source.name, *partition, *next);
+                    self.committed.advance(&topic.source.name, *partition, *next);
+                }
+            }
+            take(&topic.source, decoded, epoch, slice);
+        }
+    }
+
+    /// Tells Kafka's consumer groups how far we are, for the lag tools people have.
+    pub fn acknowledge(&self, committed: &Offsets) {
+        for reader in self.topics.iter().filter_map(|t| t.reader.as_ref()) {
+            // Only lag tools read these offsets; ours are in the store.
+            let _ = reader.acknowledge(committed);
+        }
+    }
+
+    /// Topics that cannot be read now, and why.
+    pub fn troubles(&self) -> BTreeMap<String, String> {
+        let trouble = |t: &Topic| t.trouble.clone().map(|why| (t.source.name.clone(), why));
+        self.topics.iter().filter_map(trouble).collect()
+    }
+
+    /// How every assigned partition stands.
+    pub fn partitions(&self) -> Vec<PartitionState> {
+        let mut states = vec![];
+        for topic in &self.topics {
+            let Some(reader) = &topic.reader else { continue };
+            states.extend(reader.positions().iter().map(|(p, next)| PartitionState {
+                source: topic.source.name.clone(),
+                partition: *p,
+                read: *next,
+                high: reader.end(*p),
+            }));
+        }
+        states
+    }
+
+    /// What retention took before it was read, since the last call.
+    pub fn take_gaps(&mut self) -> Vec<(String, Gap)> {
+        std::mem::take(&mut self.gaps)
+    }
+}
+
+/// Why live reading cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A topic.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+fn is_untimed(source: &Source) -> bool {
+    source.is_table() && source.event_time.is_none() && source.arrival_time.is_none() && !source.is_kafka()
+}
+
+fn take(source: &Arc<Source>, decoded: Decoded, epoch: Epoch, slice: &mut Slice) {
+    slice.last = Some(epoch);
+    if let Some(batch) = decoded.batch {
+        slice.batches.push((Arc::clone(source), batch));
+    }
+    slice.rejected.extend(decoded.rejected);
+}
+
+fn open(source: &Arc<Source>, settings: &KafkaSettings, committed: &Offsets) -> Result<KafkaReader, KafkaError> {
+    let mut reader = KafkaReader::new(source, settings)?;
+    let partitions = reader.partitions(ANSWER)?;
+    let at = partitions.into_iter().map(|p| (p, committed.get(&source.name, p))).collect();
+    reader.assign(&at)?;
+    Ok(reader)
+}
+
+/// An error with its causes, on one line.
+fn spoken(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text.push_str(": ");
+        text.push_str(&c.to_string());
+        cause = c.source();
+    }
+    text
+}
