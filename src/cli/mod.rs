@@ -12,6 +12,7 @@ mod get;
 mod quarantine;
 mod replay;
 mod run;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ enum Command {
     /// The features of entities, now or at a stamp.
     #[command(after_help = "Example:\n  headwater get user_activity 42 43 --features views_1h,spend_7d")]
     Get(get::GetArgs),
+    /// Recompute from the event log with a second engine and compare bit by bit.
+    #[command(after_help = "Example:\n  headwater verify --all")]
+    Verify(verify::VerifyArgs),
     /// Refused records, with reason, source and offset.
     #[command(after_help = "Example:\n  headwater quarantine list")]
     Quarantine(quarantine::QuarantineArgs),
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Quarantine(args) => quarantine::run(&args),
     };
     match outcome {

@@ -474,9 +474,7 @@ impl<'a> Lowering<'a> {
             let table = DFSchema::try_from_qualified_schema(relation.qualifier.clone(), &relation.source.row_schema())?;
             let (mut row_key, mut table_key) = (vec![], vec![]);
             for (ours, theirs) in &step.keys {
-                // Both sides in the type that a comparison of them would have.
-                let both = row.join(&table).or_else(|_| Ok::<_, DataFusionError>(row.clone()))?;
-                let (l, r) = common_type(ours, theirs, &both)?;
+                let (l, r) = common_type((ours, row), (theirs, &table))?;
                 row_key.push(compiled(&l, row)?);
                 table_key.push(compiled(&r, &table)?);
             }
@@ -632,13 +630,13 @@ fn replace_now(expr: Expr) -> Result<Expr, LowerError> {
 }
 
 /// Both sides of an equality, cast to the type in which they are compared.
-fn common_type(l: &Expr, r: &Expr, schema: &DFSchema) -> Result<(Expr, Expr), LowerError> {
+fn common_type((l, left): (&Expr, &DFSchema), (r, right): (&Expr, &DFSchema)) -> Result<(Expr, Expr), LowerError> {
     use datafusion::logical_expr::binary::comparison_coercion;
-    let (a, b) = (l.get_type(schema)?, r.get_type(schema)?);
+    let (a, b) = (l.get_type(left)?, r.get_type(right)?);
     let Some(common) = comparison_coercion(&a, &b) else {
         return refuse(format!("{a} and {b} cannot be compared"), "cast one side of the ON equality");
     };
-    Ok((l.clone().cast_to(&common, schema)?, r.clone().cast_to(&common, schema)?))
+    Ok((l.clone().cast_to(&common, left)?, r.clone().cast_to(&common, right)?))
 }
 
 fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {
