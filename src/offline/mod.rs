@@ -1,25 +1,53 @@
 //! The offline log: all events and all updates, segments and tail together, and the answers they give.
 //!
-//! A view over a stream alone does not log its updates: they are a projection of the events, made again here.
+//! A view over a stream alone does not log its updates: they are a projection of the events, made again when the events
+//! are sealed, and for the tail whenever it is read.
 //!
 //! Invariants: what is read as of an epoch is exactly the log up to it, however much of it has been sealed meanwhile.
-//! Neighbours: `segment` holds the sealed part, `state::log` the tail; `point_in_time` joins labels with updates.
+//! Neighbours: `state::log` holds the tail, `segment` reads and `seal` writes the rest; `point_in_time` joins labels with
+//! updates, `history` makes training sets of that.
 
+pub mod by_hash;
+pub mod catalogue;
+pub mod history;
+pub mod labels;
+pub mod point_in_time;
+pub mod seal;
+pub mod segment;
+#[cfg(test)]
+mod tests;
+pub mod timeline;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
+use parking_lot::Mutex;
 
 use crate::dataflow::project::Projector;
 use crate::fold::columns::from_batch;
-use crate::fold::entry::Updates;
+use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Group};
 use crate::plan::Plan;
-use crate::state::commit::{ClockKind, LogKind};
+use crate::state::commit::LogKind;
 use crate::state::{StateError, Store};
 use crate::time::{Ask, Epoch};
+use catalogue::{Catalogue, Entry};
+use segment::{Asked, Segment};
+
+pub use history::{History, HistoryError, HistoryRequest};
+pub use point_in_time::Mode;
+pub use seal::SealSummary;
+pub use timeline::Timeline;
+
+/// Rows to which the tail's small batches are put together.
+const BATCH_ROWS: usize = 8192;
+/// Footers of segments kept in memory.
+const OPEN_SEGMENTS: usize = 4096;
 
 /// Why the log has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,63 +61,22 @@ pub enum OfflineError {
     /// An expression could not be evaluated at all.
     #[error("the log could not be evaluated: {0}")]
     Compute(#[from] datafusion::common::DataFusionError),
-}
-
-/// Which epoch was visible when: all commits, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct Timeline {
-    /// (last epoch, visible instant, whether each of its epochs is visible at its own time).
-    commits: Vec<(u64, i64, bool)>,
-}
-
-impl Timeline {
-    /// Reads the commits.
-    ///
-    /// # Errors
-    /// A damaged commit.
-    pub fn read(store: &Store) -> Result<Timeline, StateError> {
-        let commits = store.commits().map(|c| c.map(|c| (c.last, c.visible, c.clock != ClockKind::Wall)));
-        Ok(Timeline { commits: commits.collect::<Result<_, _>>()? })
-    }
-
-    /// The greatest epoch that was visible at an instant; zero before the first.
-    pub fn served(&self, at: Ask) -> Epoch {
-        // Visible instants rise with the commits; a replay's epochs are visible one by one.
-        let n = self.commits.partition_point(|(_, visible, _)| *visible <= at.0);
-        let whole = n.checked_sub(1).map_or(0, |n| self.commits[n].0);
-        match self.commits.get(n) {
-            Some((last, _, true)) => {
-                let own = u64::try_from(at.0).unwrap_or(0).min(*last);
-                Epoch(own.max(whole))
-            }
-            _ => Epoch(whole),
-        }
-    }
-
-    /// From when an epoch was visible; `None` if it is above the last commit or was never one.
-    pub fn visible(&self, epoch: Epoch) -> Option<i64> {
-        if epoch == Epoch::ZERO {
-            return Some(0);
-        }
-        let n = self.commits.partition_point(|(last, _, _)| *last < epoch.0);
-        let (_, visible, own) = self.commits.get(n)?;
-        Some(if *own { epoch.micros() } else { *visible })
-    }
-
-    /// The last commit's epoch.
-    pub fn last(&self) -> Epoch {
-        Epoch(self.commits.last().map_or(0, |c| c.0))
-    }
-
-    /// Number of commits.
-    pub fn len(&self) -> usize {
-        self.commits.len()
-    }
-
-    /// No commit yet?
-    pub fn is_empty(&self) -> bool {
-        self.commits.is_empty()
-    }
+    /// A segment is not what the catalogue says, or cannot be read.
+    #[error("segment {path}: {why}")]
+    Segment {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file system's.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// The log of one store.
@@ -97,6 +84,12 @@ pub struct Offline {
     plan: Arc<Plan>,
     store: Arc<Store>,
     projectors: Vec<Projector>,
+    /// The commits read so far.
+    commits: Mutex<Arc<Timeline>>,
+    /// Footers, by path.
+    open: Mutex<HashMap<String, Arc<Segment>>>,
+    /// Held by whoever seals.
+    sealing: Mutex<()>,
 }
 
 impl Offline {
@@ -107,31 +100,29 @@ impl Offline {
     pub fn new(plan: Arc<Plan>, store: Arc<Store>) -> Result<Offline, OfflineError> {
         let projectors = plan.views.iter().enumerate().map(|(n, v)| Projector::new(n, v));
         let projectors = projectors.collect::<Result<_, _>>()?;
-        Ok(Offline { plan, store, projectors })
+        let (commits, open, sealing) = Default::default();
+        Ok(Offline { plan, store, projectors, commits, open, sealing })
     }
 
-    /// The commits.
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The commits. Only those that are new since the last call are read.
     ///
     /// # Errors
     /// A damaged commit.
     pub fn timeline(&self) -> Result<Arc<Timeline>, OfflineError> {
-        Ok(Arc::new(Timeline::read(&self.store)?))
-    }
-
-    /// Moves the log up to an epoch into segments.
-    ///
-    /// # Errors
-    /// The store's or the file system's.
-    pub fn seal(&self, _until: Epoch) -> Result<(), OfflineError> {
-        Ok(())
-    }
-
-    /// Compares every segment with its digest in the catalogue.
-    ///
-    /// # Errors
-    /// A segment that cannot be read.
-    pub fn check_segments(&self) -> Result<u64, OfflineError> {
-        Ok(0)
+        let mut commits = self.commits.lock();
+        // Whoever still reads the old one keeps it.
+        Arc::make_mut(&mut commits).extend(&self.store)?;
+        Ok(Arc::clone(&commits))
     }
 
     /// A source's events with epoch <= `until`, batch by batch, oldest first.
@@ -144,15 +135,16 @@ impl Offline {
         until: Epoch,
         take: &mut dyn FnMut(RecordBatch) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        for record in self.store.tail(LogKind::Events(source), self.store.sealed()?, u64::MAX) {
-            for batch in record?.batches {
-                let batch = up_to(batch, until)?;
+        let (catalogue, tail) = self.log(LogKind::Events(source))?;
+        for entry in catalogue.events(&self.plan.sources[source].name).filter(|e| e.first <= until.0) {
+            for batch in self.segment(entry)?.rows()? {
+                let batch = if entry.last <= until.0 { batch? } else { up_to(batch?, until)? };
                 if batch.num_rows() > 0 {
                     take(batch)?;
                 }
             }
         }
-        Ok(())
+        tail_batches(tail, catalogue.sealed, until, take)
     }
 
     /// A view's updates with epoch <= `until`; `group`: only that group's (others may come along).
@@ -162,27 +154,19 @@ impl Offline {
     pub fn updates(
         &self,
         view: usize,
-        _group: Option<&[u8]>,
+        group: Option<&[u8]>,
         until: Epoch,
         take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let planned = &self.plan.views[view];
-        if planned.plan.joins.is_empty() {
-            let source = self.plan.source_index(&planned.plan.stream.name).unwrap_or(usize::MAX);
-            return self.events(source, until, &mut |batch| {
-                let projected = self.projectors[view].project_events(&batch, 1)?;
-                projected.updates.into_iter().try_for_each(&mut *take)
-            });
-        }
-        for record in self.store.tail(LogKind::Updates(view), self.store.sealed()?, u64::MAX) {
-            for batch in record?.batches {
-                let batch = up_to(batch, until)?;
-                if batch.num_rows() > 0 {
-                    take(Updates { view, ..from_batch(&batch, &planned.fold.plan)? })?;
-                }
+        let asked: Asked = group.map(|g| Arc::from([hash_group(g)]));
+        let (catalogue, tail) = self.log(self.updates_kind(view))?;
+        for entry in self.updates_entries(&catalogue, view, until) {
+            let Some(batches) = self.segment(entry)?.updates(&asked)? else { continue };
+            for batch in batches {
+                self.take_updates(view, up_to(batch?, until)?, take)?;
             }
         }
-        Ok(())
+        self.tail_updates(view, tail, catalogue.sealed, until, take)
     }
 
     /// One group at a stamp, from the log alone.
@@ -209,6 +193,125 @@ impl Offline {
         state.advance(as_of.0, fold);
         Ok(state.evaluate(as_of.0, fold))
     }
+
+    /// The catalogue, and the tail that goes with it: records of commits up to `catalogue.sealed` are in both.
+    ///
+    /// The tail is looked at first. It stays what it was then, so a record that is sealed meanwhile is seen twice rather
+    /// than never, and told by its commit.
+    fn log(&self, kind: LogKind) -> Result<(Catalogue, Tail<'_>), OfflineError> {
+        let tail = self.store.tail(kind, self.store.sealed()?, u64::MAX);
+        Ok((Catalogue::read(&self.store)?, Box::new(tail)))
+    }
+
+    /// What a view's updates are read from in the tail.
+    fn updates_kind(&self, view: usize) -> LogKind {
+        let plan = &self.plan.views[view].plan;
+        if !plan.joins.is_empty() {
+            return LogKind::Updates(view);
+        }
+        LogKind::Events(
+            self.plan.source_index(&plan.stream.name).expect("a view's stream is one of the plan's sources"),
+        )
+    }
+
+    fn updates_entries<'a>(
+        &'a self,
+        catalogue: &'a Catalogue,
+        view: usize,
+        until: Epoch,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let planned = &self.plan.views[view];
+        catalogue.updates(&planned.plan.name, planned.version).filter(move |e| e.first <= until.0)
+    }
+
+    fn take_updates(
+        &self,
+        view: usize,
+        batch: RecordBatch,
+        take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
+    ) -> Result<(), OfflineError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        take(Updates { view, ..from_batch(&batch, &self.plan.views[view].fold.plan)? })
+    }
+
+    fn tail_updates(
+        &self,
+        view: usize,
+        tail: Tail<'_>,
+        sealed: u64,
+        until: Epoch,
+        take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
+    ) -> Result<(), OfflineError> {
+        let logged = !self.plan.views[view].plan.joins.is_empty();
+        tail_batches(tail, sealed, until, &mut |batch| {
+            if logged {
+                return self.take_updates(view, batch, take);
+            }
+            let projected = self.projectors[view].project_events(&batch, 1)?;
+            projected.updates.into_iter().filter(|u| !u.is_empty()).try_for_each(&mut *take)
+        })
+    }
+
+    /// An open segment; its footer is read once.
+    fn segment(&self, entry: &Entry) -> Result<Arc<Segment>, OfflineError> {
+        if let Some(segment) = self.open.lock().get(&entry.path) {
+            return Ok(Arc::clone(segment));
+        }
+        let segment = Arc::new(Segment::open(self.store.dir(), entry)?);
+        let mut open = self.open.lock();
+        if open.len() >= OPEN_SEGMENTS {
+            open.clear();
+        }
+        open.insert(entry.path.clone(), Arc::clone(&segment));
+        Ok(segment)
+    }
+}
+
+/// Records of the tail, in order.
+type Tail<'a> = Box<dyn Iterator<Item = Result<crate::state::log::TailRecord, StateError>> + 'a>;
+
+/// The tail's rows with epoch <= `until` that are not sealed, in batches of some size.
+fn tail_batches(
+    tail: Tail<'_>,
+    sealed: u64,
+    until: Epoch,
+    take: &mut dyn FnMut(RecordBatch) -> Result<(), OfflineError>,
+) -> Result<(), OfflineError> {
+    let (mut gathered, mut rows): (Vec<RecordBatch>, usize) = (vec![], 0);
+    let mut commit = 0;
+    for record in tail {
+        let record = record?;
+        // Epochs rise from commit to commit: behind the one that reaches `until` there is nothing to find.
+        if record.last > commit && commit >= until.0 {
+            break;
+        }
+        commit = record.last;
+        if record.last <= sealed {
+            continue;
+        }
+        for batch in record.batches {
+            let batch = if record.last <= until.0 { batch } else { up_to(batch, until)? };
+            rows += batch.num_rows();
+            gathered.push(batch);
+        }
+        if rows >= BATCH_ROWS {
+            flush(&mut gathered, take)?;
+            rows = 0;
+        }
+    }
+    flush(&mut gathered, take)
+}
+
+fn flush(
+    gathered: &mut Vec<RecordBatch>,
+    take: &mut dyn FnMut(RecordBatch) -> Result<(), OfflineError>,
+) -> Result<(), OfflineError> {
+    let batches = std::mem::take(gathered);
+    let Some(first) = batches.first() else { return Ok(()) };
+    let batch = concat_batches(&first.schema(), &batches)?;
+    if batch.num_rows() == 0 { Ok(()) } else { take(batch) }
 }
 
 /// The rows of a log batch with epoch <= `until`.

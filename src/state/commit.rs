@@ -164,6 +164,19 @@ impl Store {
         self.db().iterator_cf(&self.family("commits"), rocksdb::IteratorMode::Start).map(read_commit)
     }
 
+    /// The commits that end above an epoch, oldest first.
+    pub fn commits_after(&self, last: u64) -> impl Iterator<Item = Result<CommitRecord, StateError>> + '_ {
+        let from = last.saturating_add(1).to_be_bytes();
+        let mode = rocksdb::IteratorMode::From(&from, rocksdb::Direction::Forward);
+        self.db().iterator_cf(&self.family("commits"), mode).map(read_commit)
+    }
+
+    /// Rows of one kind in a commit, by its record.
+    pub fn rows_of(&self, commit: &CommitRecord, kind: LogKind) -> u64 {
+        let (kind, id) = self.log_place(kind);
+        commit.records.iter().filter(|r| (r.0, r.1) == (kind, id)).map(|r| r.2).sum()
+    }
+
     /// The committed offsets.
     ///
     /// # Errors

@@ -1,0 +1,124 @@
+//! A view's updates in the order of their groups' hashes, from all segments and the tail at once.
+//!
+//! Every segment is sorted by hash, so one pass with a cursor in each brings all updates of a group together; in memory
+//! are the tail's asked updates, a batch per segment, and one group.
+//!
+//! Invariants: every asked group's updates with epoch <= `until` come, each once. Neighbours: `segment` skips what was not
+//! asked for; `point_in_time` and verification walk through groups with this.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+use super::segment::Asked;
+use super::{Offline, OfflineError, up_to};
+use crate::fold::columns::from_batch;
+use crate::fold::entry::Updates;
+use crate::plan::operator::FoldPlan;
+use crate::time::Epoch;
+
+/// One sorted run of updates.
+struct Cursor {
+    /// What comes after `updates`; `None`: nothing.
+    reader: Option<ParquetRecordBatchReader>,
+    updates: Updates,
+    at: usize,
+}
+
+impl Cursor {
+    /// The hash it stands at; reads on where a batch has ended. `None` at the end.
+    fn hash(&mut self, plan: &FoldPlan, until: Epoch) -> Result<Option<u64>, ArrowError> {
+        while self.at == self.updates.len() {
+            let Some(batch) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
+            let batch = up_to(batch?, until)?;
+            self.updates = if batch.num_rows() == 0 { Updates::default() } else { from_batch(&batch, plan)? };
+            self.at = 0;
+        }
+        Ok(Some(self.updates.hashes[self.at]))
+    }
+}
+
+/// The walk.
+pub struct ByHash<'a> {
+    offline: &'a Offline,
+    view: usize,
+    until: Epoch,
+    cursors: Vec<Cursor>,
+    /// Where each cursor that is not at its end stands.
+    next: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl<'a> ByHash<'a> {
+    /// Over a view's updates with epoch <= `until`, of the asked groups at least.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn new(offline: &'a Offline, view: usize, asked: &Asked, until: Epoch) -> Result<ByHash<'a>, OfflineError> {
+        let (catalogue, tail) = offline.log(offline.updates_kind(view))?;
+        let shape = &offline.plan.views[view].fold.shape;
+        let mut gathered = Updates::default();
+        offline.tail_updates(view, tail, catalogue.sealed, until, &mut |updates| {
+            for n in 0..updates.len() {
+                let update = updates.get(n, shape);
+                if asked.as_ref().is_none_or(|a| a.binary_search(&update.hash).is_ok()) {
+                    gathered.push(&update, shape);
+                }
+            }
+            Ok(())
+        })?;
+        let mut order: Vec<(u64, u32)> = gathered.hashes.iter().copied().zip(0..).collect();
+        order.sort_unstable();
+        let mut updates = Updates::default();
+        order.iter().for_each(|(_, n)| updates.push(&gathered.get(*n as usize, shape), shape));
+        let mut cursors = vec![Cursor { reader: None, updates, at: 0 }];
+        for entry in offline.updates_entries(&catalogue, view, until) {
+            if let Some(reader) = offline.segment(entry)?.updates(asked)? {
+                cursors.push(Cursor { reader: Some(reader), updates: Updates::default(), at: 0 });
+            }
+        }
+        let next = BinaryHeap::with_capacity(cursors.len());
+        let mut walk = ByHash { offline, view, until, cursors, next };
+        (0..walk.cursors.len()).try_for_each(|n| walk.place(n))?;
+        Ok(walk)
+    }
+
+    fn place(&mut self, cursor: usize) -> Result<(), OfflineError> {
+        let plan = Arc::clone(&self.offline.plan.views[self.view].fold);
+        if let Some(hash) = self.cursors[cursor].hash(&plan.plan, self.until)? {
+            self.next.push(Reverse((hash, cursor)));
+        }
+        Ok(())
+    }
+
+    /// The least hash not taken yet; `None` at the end.
+    pub fn peek(&self) -> Option<u64> {
+        self.next.peek().map(|Reverse((hash, _))| *hash)
+    }
+
+    /// Puts all updates of a hash into `into`, and passes by those of lesser hashes. Hashes are taken in rising order.
+    ///
+    /// # Errors
+    /// A segment that cannot be read.
+    pub fn take(&mut self, hash: u64, into: &mut Updates) -> Result<(), OfflineError> {
+        *into = Updates { view: self.view, ..Updates::default() };
+        let fold = Arc::clone(&self.offline.plan.views[self.view].fold);
+        while let Some(&Reverse((least, n))) = self.next.peek() {
+            if least > hash {
+                break;
+            }
+            self.next.pop();
+            while let Some(at) = self.cursors[n].hash(&fold.plan, self.until)?.filter(|h| *h <= hash) {
+                let cursor = &mut self.cursors[n];
+                if at == hash {
+                    into.push(&cursor.updates.get(cursor.at, &fold.shape), &fold.shape);
+                }
+                cursor.at += 1;
+            }
+            self.place(n)?;
+        }
+        Ok(())
+    }
+}

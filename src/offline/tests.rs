@@ -1,0 +1,446 @@
+//! The log read back, sealed and not, and labels against one evaluation after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::Offline;
+use super::catalogue::Catalogue;
+use super::history::{History, HistoryRequest, parse_features};
+use super::point_in_time::{Labels, Mode, join};
+use crate::definition;
+use crate::fold::Evaluation;
+use crate::fold::columns::{group_converter, to_batch, updates_schema};
+use crate::fold::entry::{Updates, hash_group, place};
+use crate::offset::Offsets;
+use crate::plan::Plan;
+use crate::state::Store;
+use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
+use crate::state::log::encode_batch;
+use crate::time::{Ask, Epoch};
+
+const SQL: &str = "
+CREATE STREAM clicks (user_id BIGINT NOT NULL, kind TEXT, price DOUBLE, item BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+FROM FILE (path = 'clicks.csv', format = 'csv');
+CREATE TABLE items (item BIGINT PRIMARY KEY, category TEXT) FROM FILE (path = 'items.csv', format = 'csv');
+CREATE FEATURE VIEW users AS
+SELECT user_id, count(*) FILTER (WHERE ts > now() - INTERVAL '40 microseconds') AS n, sum(price) AS spent,
+       last_value(kind ORDER BY ts) AS last, max(ts) AS seen,
+       count(*) FILTER (WHERE kind = 'b' AND ts > now() - INTERVAL '200 microseconds') AS bs
+FROM clicks WHERE ts > now() - INTERVAL '400 microseconds' GROUP BY user_id;
+CREATE FEATURE VIEW kinds WITH (entity = 'kind, item') AS
+SELECT item, kind, count(*) AS n, avg(price) AS mean, count(*) + 1 AS more FROM clicks GROUP BY item, kind;
+CREATE FEATURE VIEW categories AS
+SELECT i.category, count(*) AS n, sum(c.price) FILTER (WHERE c.ts > now() - INTERVAL '100 microseconds') AS spent
+FROM clicks AS c JOIN items AS i ON i.item = c.item GROUP BY i.category;
+CREATE FEATURE SERVICE both AS users(spent), kinds;
+";
+
+/// A store under a directory of its own.
+struct World {
+    dir: tempfile::TempDir,
+    plan: Arc<Plan>,
+    offline: Arc<Offline>,
+    rng: StdRng,
+    /// Offset of the next event.
+    next: i64,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("dataflows")).unwrap();
+        std::fs::write(dir.path().join("dataflows/all.sql"), SQL).unwrap();
+        let definitions = definition::load(dir.path(), &BTreeMap::new()).unwrap_or_else(|e| panic!("{e}"));
+        let plan = Arc::new(crate::plan::plan(&definitions).unwrap_or_else(|e| panic!("{e:?}")));
+        let store = Arc::new(Store::open(&dir.path().join("data"), &plan).expect("a store"));
+        let offline = Arc::new(Offline::new(Arc::clone(&plan), store).expect("a log"));
+        World { dir, plan, offline, rng: StdRng::seed_from_u64(seed), next: 0 }
+    }
+
+    fn view(&self, name: &str) -> usize {
+        self.plan.view_index(name).expect("the view exists")
+    }
+
+    /// A commit of `rows` events in epochs `from..=last`, and as many updates of the joined view.
+    fn commit(&mut self, (from, last): (u64, u64), clock: ClockKind, visible: i64, rows: usize, users: i64) {
+        let clicks = self.plan.source_index("clicks").expect("the stream exists");
+        let mut records = vec![];
+        // Two records a commit, whose epochs interleave.
+        for _ in 0..2 {
+            let batch = self.events((from, last), rows / 2, users);
+            let bytes = encode_batch(&batch).unwrap();
+            records.push(LogRecord { kind: LogKind::Events(clicks), rows: batch.num_rows(), bytes });
+        }
+        let view = self.view("categories");
+        let updates = self.joined((from, last), rows);
+        let fold = &self.plan.views[view].fold;
+        let schema = updates_schema(&fold.plan, &["category".to_string()]);
+        let order: Vec<u32> = (0..u32::try_from(updates.len()).unwrap()).collect();
+        let batch = to_batch(&updates, &order, &fold.plan, &fold.shape, &schema).unwrap();
+        let bytes = encode_batch(&batch).unwrap();
+        records.push(LogRecord { kind: LogKind::Updates(view), rows, bytes });
+        let commit = Commit {
+            last: Epoch(last),
+            clock,
+            visible,
+            records,
+            rejected: vec![],
+            offsets: Offsets::default(),
+            sorted: BTreeMap::new(),
+        };
+        self.offline.store().commit(&commit, false).unwrap();
+    }
+
+    fn events(&mut self, (from, last): (u64, u64), rows: usize, users: i64) -> RecordBatch {
+        let rng = &mut self.rng;
+        let (mut user, mut kind, mut price, mut item, mut ts, mut epoch, mut offset) =
+            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
+        for _ in 0..rows {
+            let e = rng.random_range(from..=last).cast_signed();
+            user.push(rng.random_range(0..users));
+            kind.push([Some("a"), Some("b"), Some("a kind with a long name"), None][rng.random_range(0..4)]);
+            price.push(rng.random_bool(0.8).then(|| rng.random_range(-5.0..5.0)));
+            item.push(rng.random_bool(0.9).then(|| rng.random_range(0..4)));
+            // Late and early events, too.
+            ts.push(e + rng.random_range(-60..20));
+            epoch.push(e);
+            offset.push(self.next);
+            self.next += 1;
+        }
+        let time = |v: &Vec<i64>| Arc::new(TimestampMicrosecondArray::from(v.clone())) as ArrayRef;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(user)),
+            Arc::new(StringArray::from(kind)),
+            Arc::new(Float64Array::from(price)),
+            Arc::new(Int64Array::from(item)),
+            time(&ts),
+            time(&ts),
+            time(&epoch),
+            time(&epoch),
+            Arc::new(Int32Array::from(vec![0; rows])),
+            Arc::new(Int64Array::from(offset)),
+        ];
+        let clicks = self.plan.source_index("clicks").expect("the stream exists");
+        RecordBatch::try_new(self.plan.sources[clicks].row_schema(), columns).unwrap()
+    }
+
+    /// Rows that count from later than their event time, and some that are taken back.
+    fn joined(&mut self, (from, last): (u64, u64), rows: usize) -> Updates {
+        let view = self.view("categories");
+        let fold = Arc::clone(&self.plan.views[view].fold);
+        let (rng, mut updates) = (&mut self.rng, Updates { view, ..Updates::default() });
+        let converter = group_converter(&fold.plan).unwrap();
+        let names =
+            converter.convert_columns(&[Arc::new(StringArray::from(vec![Some("x"), Some("y"), None]))]).unwrap();
+        assert_eq!(fold.plan.values.len(), 1, "the price");
+        for n in 0..rows {
+            let group = names.row(rng.random_range(0..3));
+            updates.hashes.push(hash_group(group.as_ref()));
+            updates.group_bytes.extend_from_slice(group.as_ref());
+            updates.group_ends.push(u32::try_from(updates.group_bytes.len()).unwrap());
+            let epoch = rng.random_range(from..=last);
+            let event_time = epoch.cast_signed() + rng.random_range(-60..20);
+            updates.epochs.push(epoch);
+            updates.counts_from.push(if rng.random_bool(0.3) {
+                event_time + rng.random_range(1..90)
+            } else {
+                i64::MIN
+            });
+            updates.flags.push(0);
+            let (null, price) = (rng.random_bool(0.2), rng.random_range(-5.0..5.0f64));
+            let place = place(0, if rng.random_bool(0.2) { 2 } else { 1 });
+            let bits = u64::from(null);
+            let word = if null { 0 } else { price.to_bits() };
+            updates.words.extend([event_time.cast_unsigned(), n as u64, place, bits, word]);
+        }
+        updates
+    }
+
+    /// Every event and every update up to an epoch, as text, sorted.
+    fn log(&self, until: Epoch) -> Vec<String> {
+        let mut lines = vec![];
+        for source in 0..self.plan.sources.len() {
+            self.offline
+                .events(source, until, &mut |batch| {
+                    lines.extend(rows(&batch).into_iter().map(|line| format!("{source} {line}")));
+                    Ok(())
+                })
+                .unwrap();
+        }
+        for (view, planned) in self.plan.views.iter().enumerate() {
+            let (fold, mut whole) = (&planned.fold, vec![]);
+            let groups: Vec<String> = planned.plan.groups.iter().map(|(n, _)| n.clone()).collect();
+            let schema = updates_schema(&fold.plan, &groups);
+            self.offline
+                .updates(view, None, until, &mut |updates| {
+                    let order: Vec<u32> = (0..u32::try_from(updates.len()).unwrap()).collect();
+                    whole.push(to_batch(&updates, &order, &fold.plan, &fold.shape, &schema)?);
+                    Ok(())
+                })
+                .unwrap();
+            for batch in &whole {
+                lines.extend(rows(batch).into_iter().map(|line| format!("{} {line}", planned.plan.name)));
+            }
+        }
+        lines.sort();
+        lines
+    }
+}
+
+fn rows(batch: &RecordBatch) -> Vec<String> {
+    let options = FormatOptions::default().with_null("-");
+    let cells: Vec<_> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    (0..batch.num_rows()).map(|n| cells.iter().map(|c| c.value(n).to_string()).collect::<Vec<_>>().join("|")).collect()
+}
+
+/// A replay of two commits, then three live ones.
+fn filled(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.commit((1, 300), ClockKind::Event, 300, 200, 5);
+    world.commit((301, 450), ClockKind::Event, 450, 100, 5);
+    world.commit((600, 600), ClockKind::Wall, 640, 30, 5);
+    world.commit((700, 710), ClockKind::Wall, 720, 40, 5);
+    world.commit((800, 800), ClockKind::Wall, 800, 2, 5);
+    world
+}
+
+#[test]
+fn what_is_sealed_reads_as_before() {
+    let world = filled(1);
+    let asked = [0, 1, 150, 300, 301, 450, 600, 705, 710, 800, 900].map(Epoch);
+    let before: Vec<_> = asked.iter().map(|e| world.log(*e)).collect();
+    assert!(before[0].is_empty());
+    assert!(before.windows(2).all(|w| w[0].len() <= w[1].len()));
+    let mut events = 0;
+    for until in [300, 710, 710, 800] {
+        let summary = world.offline.seal(Epoch(until)).unwrap();
+        events += summary.events;
+        assert_eq!(Catalogue::read(world.offline.store()).unwrap().sealed, until);
+        for (epoch, want) in asked.iter().zip(&before) {
+            assert!(world.log(*epoch) == *want, "sealed to {until}, read to {epoch:?}");
+        }
+        world.offline.check_segments().unwrap();
+        world.offline.store().check_tail().unwrap();
+    }
+    assert_eq!(events, 372);
+    assert_eq!(world.offline.seal(Epoch(800)).unwrap(), Default::default(), "nothing is left");
+}
+
+#[test]
+fn events_come_in_the_order_of_epochs() {
+    let world = filled(2);
+    world.offline.seal(Epoch(450)).unwrap();
+    let clicks = world.plan.source_index("clicks").unwrap();
+    let mut offsets = vec![];
+    let mut take = |batch: RecordBatch| {
+        offsets.extend(rows(&batch.project(&[7]).unwrap()));
+        Ok(())
+    };
+    world.offline.events(clicks, Epoch(450), &mut take).unwrap();
+    let mut sorted = offsets.clone();
+    sorted.sort();
+    assert_eq!(offsets, sorted);
+}
+
+#[test]
+fn row_groups_without_the_group_are_skipped() {
+    let mut world = World::new(3);
+    world.commit((1, 1000), ClockKind::Event, 1000, 200_000, 5000);
+    world.offline.seal(Epoch(1000)).unwrap();
+    let view = world.view("users");
+    let catalogue = Catalogue::read(world.offline.store()).unwrap();
+    let entries: Vec<_> = catalogue.updates("users", 1).collect();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].rows, 200_000);
+    let segment = world.offline.segment(entries[0]).unwrap();
+    let codec = crate::key::EntityCodec::new(&world.plan.views[view].plan).unwrap();
+    let fold = &world.plan.views[view].fold;
+    for user in [0, 17, 4999] {
+        let group = codec.group(&codec.parse(&format!("{user}")).unwrap()).unwrap().unwrap();
+        // A group's rows may straddle two.
+        let groups = segment.row_groups(&[hash_group(&group)]);
+        assert!((1..=2).contains(&groups.len()), "{groups:?}");
+        let wanted = group.as_slice();
+        let count = |group: Option<&[u8]>| {
+            let (mut read, mut found) = (0, 0);
+            let mut take = |updates: Updates| {
+                read += updates.len();
+                found += (0..updates.len()).filter(|n| updates.get(*n, &fold.shape).group == wanted).count();
+                Ok(())
+            };
+            world.offline.updates(view, group, Epoch(1000), &mut take).unwrap();
+            (read, found)
+        };
+        let (all, want) = count(None);
+        assert_eq!(all, 200_000);
+        assert_eq!(count(Some(&group)), (want, want), "only its rows are read");
+    }
+    let nobody = codec.group(&codec.parse("-77").unwrap()).unwrap().unwrap();
+    assert_eq!(world.offline.evaluate(view, &nobody, Epoch(1000), Ask(1000)).unwrap(), Evaluation::of_nothing(fold));
+}
+
+#[test]
+fn leftovers_of_a_crash_are_ignored_and_removed() {
+    let world = filled(4);
+    world.offline.seal(Epoch(300)).unwrap();
+    let data = world.dir.path().join("data");
+    let stray = data.join("segments/events/clicks/301-450.parquet");
+    std::fs::write(&stray, b"half a file").unwrap();
+    let unfinished = data.join("segments/updates/users/v1/301-450.tmp");
+    std::fs::write(&unfinished, b"").unwrap();
+    let before = world.log(Epoch(800));
+    world.offline.check_segments().unwrap();
+    world.offline.seal(Epoch(450)).unwrap();
+    assert!(!unfinished.exists());
+    assert!(world.log(Epoch(800)) == before);
+    let known = Catalogue::read(world.offline.store()).unwrap().entries;
+    assert!(known.iter().all(|e| data.join(&e.path).is_file()));
+}
+
+#[test]
+fn a_damaged_segment_is_found() {
+    let world = filled(5);
+    world.offline.seal(Epoch(800)).unwrap();
+    let catalogue = Catalogue::read(world.offline.store()).unwrap();
+    assert_eq!(world.offline.check_segments().unwrap(), catalogue.entries.len() as u64);
+    let path = world.dir.path().join("data").join(&catalogue.entries[1].path);
+    let whole = std::fs::read(&path).unwrap();
+    let check = |bytes: Option<&[u8]>| {
+        match bytes {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let error = world.offline.check_segments().expect_err("it is damaged").to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    };
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    check(Some(&flipped));
+    check(Some(&whole[..whole.len() - 1]));
+    check(None);
+    std::fs::write(&path, &whole).unwrap();
+    world.offline.check_segments().unwrap();
+}
+
+#[test]
+fn labels_get_what_one_evaluation_gives() {
+    for (seed, sealed) in [(10, 0), (11, 450), (12, 710), (13, 800)] {
+        let mut world = filled(seed);
+        if sealed > 0 {
+            world.offline.seal(Epoch(sealed)).unwrap();
+        }
+        let timeline = world.offline.timeline().unwrap();
+        for view in 0..world.plan.views.len() {
+            let mut known: Vec<Vec<u8>> = vec![b"not a group".to_vec()];
+            let shape = &world.plan.views[view].fold.shape;
+            let mut take = |updates: Updates| {
+                known.extend((0..updates.len()).map(|n| updates.get(n, shape).group.to_vec()));
+                Ok(())
+            };
+            world.offline.updates(view, None, Epoch(u64::MAX), &mut take).unwrap();
+            let pick = |rng: &mut StdRng| match rng.random_range(0..20) {
+                0 => None,
+                _ => Some(known[rng.random_range(0..known.len())].clone()),
+            };
+            let groups: Vec<_> = (0..300).map(|_| pick(&mut world.rng)).collect();
+            let instants: Vec<i64> = (0..300).map(|_| world.rng.random_range(-80..1300)).collect();
+            for mode in [Mode::Served, Mode::Corrected] {
+                let mut answers: Vec<Option<Evaluation>> = vec![None; 300];
+                let labels = Labels { groups: &groups, instants: &instants };
+                join(&world.offline, view, labels, mode, &timeline, &mut |row, answer| {
+                    assert!(answers[row].replace(answer.clone()).is_none(), "row {row} is answered twice");
+                    Ok(())
+                })
+                .unwrap();
+                for (row, answer) in answers.into_iter().enumerate() {
+                    let at = Ask(instants[row]);
+                    let epoch = if mode == Mode::Served { timeline.served(at) } else { timeline.last() };
+                    let want = match &groups[row] {
+                        Some(group) => world.offline.evaluate(view, group, epoch, at).unwrap(),
+                        None => Evaluation::of_nothing(&world.plan.views[view].fold),
+                    };
+                    assert_eq!(answer, Some(want), "view {view}, {mode:?}, at {at:?}");
+                }
+            }
+        }
+    }
+}
+
+fn labels(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap()
+}
+
+#[test]
+fn a_training_set_has_the_features_in_order() {
+    let world = filled(20);
+    let features = parse_features(&world.plan, &["users:spent", "kinds:*", "users:n", "users:spent"]).unwrap();
+    let request = HistoryRequest { features, mode: Mode::Served, full_names: true };
+    let history = History::new(&world.offline, &request).unwrap();
+    let names: Vec<&str> = history.schema().fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!(names, ["users__spent", "kinds__n", "kinds__mean", "kinds__more", "users__n"]);
+    let chunk = labels(vec![
+        ("as_of", Arc::new(StringArray::from(vec!["1970-01-01T00:00:00.000700Z"; 4]))),
+        ("user_id", Arc::new(StringArray::from(vec![Some("1"), Some("99"), None, Some("1")]))),
+        ("item", Arc::new(Float64Array::from(vec![Some(1.0), Some(2.0), None, Some(f64::NAN)]))),
+        ("kind", Arc::new(StringArray::from(vec!["a", "b", "a", "a"]))),
+    ]);
+    let got = history.join(&chunk, None, 0).unwrap();
+    let user = world.view("users");
+    let codec = crate::key::EntityCodec::new(&world.plan.views[user].plan).unwrap();
+    let group = codec.group(&codec.parse("1").unwrap()).unwrap().unwrap();
+    let want = world.offline.evaluate(user, &group, Epoch(600), Ask(700)).unwrap();
+    let spent = datafusion::common::ScalarValue::try_from_array(got.column(0), 0).unwrap();
+    assert_eq!(spent, want.values[1]);
+    let lines = rows(&got);
+    assert!(lines[1].starts_with("-|") && lines[1].ends_with("|0"), "{lines:?}");
+    assert_eq!(lines[2], "-|0|-|1|0", "a null names nobody");
+    assert!(lines[3].contains("|0|-|1|"), "{lines:?}");
+    let service = parse_features(&world.plan, &["both"]).unwrap();
+    assert_eq!(service.iter().map(|(_, f)| f.len()).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn what_cannot_be_asked_says_why() {
+    let world = filled(21);
+    let check = |names: &[&str], want: &str| {
+        let request = parse_features(&world.plan, names).and_then(|features| {
+            History::new(&world.offline, &HistoryRequest { features, ..HistoryRequest::default() })
+        });
+        let error = request.err().unwrap_or_else(|| panic!("{names:?} is refused")).to_string();
+        assert!(error.contains(want), "{error}");
+    };
+    check(&["user:n"], "there is no view `user`; did you mean `users`?");
+    check(&["users:spend"], "did you mean `spent`?");
+    check(&["nothing"], "there is no service `nothing`; there are `both`");
+    check(&["users"], "write users:*");
+    check(&[], "no feature is asked for");
+    check(&["users:n", "kinds:n"], "--full-names");
+    let features = parse_features(&world.plan, &["users:n"]).unwrap();
+    let history = History::new(&world.offline, &HistoryRequest { features, ..HistoryRequest::default() }).unwrap();
+    let refuse = |columns: Vec<(&str, ArrayRef)>, time: Option<&str>, want: &str| {
+        let batch = labels(columns);
+        let refused =
+            history.joined_schema(&batch.schema(), time).err().or_else(|| history.join(&batch, time, 10).err());
+        let error = refused.unwrap_or_else(|| panic!("refused with {want}")).to_string();
+        assert!(error.contains(want), "{error}");
+    };
+    let ids = || ("user_id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef);
+    let times = || ("as_of", Arc::new(TimestampMicrosecondArray::from(vec![1, 2])) as ArrayRef);
+    let text = |cells: [Option<&str>; 2]| Arc::new(StringArray::from(cells.to_vec())) as ArrayRef;
+    refuse(vec![ids()], None, "no time column `as_of` or `event_timestamp`");
+    refuse(vec![ids(), times()], Some("at"), "no column `at`; they have user_id, as_of");
+    refuse(vec![times()], None, "no column `user_id`, the entity of view `users`");
+    refuse(vec![ids(), times(), ("n", ids().1)], None, "have a column `n`");
+    refuse(vec![("user_id", text([Some("1"), Some("x")])), times()], None, "row 12, column `user_id`: `x`");
+    refuse(vec![("user_id", Arc::new(Float64Array::from(vec![1.0, 1.5]))), times()], None, "`1.5` is not a BIGINT");
+    refuse(vec![ids(), ("as_of", text([None, Some("2020-01-01")]))], None, "row 11, column `as_of`: it is empty");
+    refuse(vec![ids(), ("as_of", text([Some("2020-01-01"), Some("17")]))], None, "row 12, column `as_of`: `17`");
+    refuse(vec![ids(), ("as_of", ids().1)], None, "the time column `as_of` is Int64");
+}
