@@ -330,8 +330,10 @@ pub struct Housekeeping {
 
 /// Between two syncs of the write-ahead log.
 const SYNC: std::time::Duration = std::time::Duration::from_millis(100);
-/// Between two write-backs.
-const WRITE_BACK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Pages are written back when so many updates have come since the last time,
+const WRITE_BACK_UPDATES: u64 = 300_000;
+/// or any at all since so long.
+const WRITE_BACK: std::time::Duration = std::time::Duration::from_secs(10);
 /// Between two looks whether the tail is worth sealing.
 const SEAL: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -353,7 +355,8 @@ impl Housekeeping {
                         store.sync()?;
                         synced = epoch;
                     }
-                    if written.elapsed() >= WRITE_BACK {
+                    let unwritten = cache.unwritten();
+                    if unwritten >= WRITE_BACK_UPDATES || unwritten > 0 && written.elapsed() >= WRITE_BACK {
                         cache.write_back()?;
                         written = std::time::Instant::now();
                     }

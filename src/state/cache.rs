@@ -21,7 +21,8 @@ use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Fold};
 use crate::plan::Plan;
 
-const STRIPES: usize = 256;
+/// Many: whoever writes a stripe's pages back holds it, and a reader must not notice.
+const STRIPES: usize = 4096;
 
 /// Pages written back in one batch, at most.
 const BATCH: usize = 512;
@@ -53,6 +54,8 @@ pub struct Cache {
     /// Whether the store had page rows when it was opened, or has had since.
     on_disk: bool,
     memory: AtomicI64,
+    /// Updates taken since the last write-back.
+    unwritten: AtomicU64,
 }
 
 /// What readers ask: how it went.
@@ -109,6 +112,7 @@ impl Cache {
             readers: Mutex::new(BTreeMap::new()),
             on_disk,
             memory: AtomicI64::new(0),
+            unwritten: AtomicU64::new(0),
             store,
         })
     }
@@ -158,6 +162,7 @@ impl Cache {
     /// A page row that cannot be read.
     pub fn push(&self, updates: &Updates) -> Result<(), StateError> {
         let limit = self.limit();
+        self.unwritten.fetch_add(updates.len() as u64, Ordering::Relaxed);
         let view = &self.views[updates.view];
         for n in 0..updates.len() {
             let update = updates.get(n, &view.fold.shape);
@@ -231,6 +236,7 @@ impl Cache {
     pub fn write_back(&self) -> Result<usize, StateError> {
         // No reader can register below the published epoch later on, so no page stays behind this one.
         let at = self.limit();
+        self.unwritten.store(0, Ordering::Relaxed);
         let mut written = 0;
         for (n, view) in self.views.iter().enumerate() {
             let prefix = self.store.view_prefix(n);
@@ -293,6 +299,11 @@ impl Cache {
             groups.insert(group.to_vec());
         }
         Ok(groups)
+    }
+
+    /// Updates taken since the last write-back.
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed)
     }
 
     /// Pages of a view in memory.
