@@ -181,9 +181,21 @@ const SETTINGS: &[Setting] = &[
     Setting { section: "commit", key: "tick_ms", set: |c, t| put(&mut c.commit.tick_ms, positive(t)) },
     Setting { section: "commit", key: "idle_tick_ms", set: |c, t| put(&mut c.commit.idle_tick_ms, positive(t)) },
     Setting { section: "commit", key: "sync", set: |c, t| put(&mut c.commit.sync, sync(t)) },
-    Setting { section: "commit", key: "sync_interval_ms", set: |c, t| put(&mut c.commit.sync_interval_ms, positive(t)) },
-    Setting { section: "state", key: "write_back_seconds", set: |c, t| put(&mut c.state.write_back_seconds, positive(t)) },
-    Setting { section: "state", key: "write_back_events", set: |c, t| put(&mut c.state.write_back_events, positive(t)) },
+    Setting {
+        section: "commit",
+        key: "sync_interval_ms",
+        set: |c, t| put(&mut c.commit.sync_interval_ms, positive(t)),
+    },
+    Setting {
+        section: "state",
+        key: "write_back_seconds",
+        set: |c, t| put(&mut c.state.write_back_seconds, positive(t)),
+    },
+    Setting {
+        section: "state",
+        key: "write_back_events",
+        set: |c, t| put(&mut c.state.write_back_events, positive(t)),
+    },
     Setting { section: "state", key: "seal_events", set: |c, t| put(&mut c.state.seal_events, positive(t)) },
     Setting { section: "workers", key: "count", set: |c, t| put(&mut c.workers, workers(t)) },
 ];
@@ -266,7 +278,12 @@ impl Config {
                 toml::Value::String(text) => self.take_named(section, key, text)?,
                 toml::Value::Array(_) => {
                     let expected = "write one value, not a list".into();
-                    return Err(ConfigError::Invalid { origin: Origin::File, name, value: value.to_string(), expected });
+                    return Err(ConfigError::Invalid {
+                        origin: Origin::File,
+                        name,
+                        value: value.to_string(),
+                        expected,
+                    });
                 }
                 other => self.take_named(section, key, &other.to_string())?,
             }
@@ -407,8 +424,12 @@ mod tests {
             [workers]
             count = 4";
         let got = load(Some(file), &[("HEADWATER_KAFKA_PROPERTIES_SASL_PASSWORD", "secret")], &[]).expect("settings");
-        let properties =
-            [("sasl.username", "me"), ("security.protocol", "ssl"), ("fetch.min.bytes", "10"), ("sasl.password", "secret")];
+        let properties = [
+            ("sasl.username", "me"),
+            ("security.protocol", "ssl"),
+            ("fetch.min.bytes", "10"),
+            ("sasl.password", "secret"),
+        ];
         let want = Config {
             kafka: Kafka {
                 brokers: Some("a:9092,b:9092".into()),
@@ -432,9 +453,19 @@ mod tests {
             let got = load(Some(file), env, flags).expect_err(file);
             assert!(got.contains(want), "{file}: {got}");
         };
-        check("[http]\nlisen = 'off'", &[], &[], "headwater.toml: there is no setting `http.lisen`; did you mean `http.listen`?");
+        check(
+            "[http]\nlisen = 'off'",
+            &[],
+            &[],
+            "headwater.toml: there is no setting `http.lisen`; did you mean `http.listen`?",
+        );
         check("[comit]\ntick_ms = 1", &[], &[], "did you mean `commit.tick_ms`?");
-        check("[commit]\ncolour = 1", &[], &[], "[commit] has `tick_ms`, `idle_tick_ms`, `sync` and `sync_interval_ms`");
+        check(
+            "[commit]\ncolour = 1",
+            &[],
+            &[],
+            "[commit] has `tick_ms`, `idle_tick_ms`, `sync` and `sync_interval_ms`",
+        );
         check("[statte.deep]\nx = 1", &[], &[], "did you mean the section [state]?");
         check("[logging]\nx = 1", &[], &[], "the sections are `kafka`, `http`");
         check("workers = 2", &[], &[], "there is no setting `workers`; did you mean the section [workers]?");
