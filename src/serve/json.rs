@@ -17,7 +17,7 @@ use serde_json::{Map, Number, Value, json};
 use super::request::Request;
 use crate::definition::sql_name;
 use crate::key::{KeyError, parse_value};
-use crate::online::Answer;
+use crate::online::{Answer, Row};
 use crate::plan::{Plan, PlannedView};
 use crate::time::format_instant;
 
@@ -136,25 +136,27 @@ pub fn from_json(value: &Value, column: &str, data_type: &DataType) -> Result<Sc
 
 /// The answer about one entity of one view, as `GET /v1/views/{view}/{key}` and `headwater get` say it.
 ///
-/// `entity` is in declared order, `features` indices of features as they were asked for; the first row of the first view
-/// is the one.
-pub fn entity_json(planned: &PlannedView, entity: &[ScalarValue], features: &[usize], answer: &Answer) -> Value {
+/// `entity` is in declared order, `features` are indices as they were asked for; `row` is the entity's in `answer`.
+pub fn entity_json(
+    planned: &PlannedView,
+    entity: &[ScalarValue],
+    features: &[usize],
+    answer: &Answer,
+    row: &Row,
+) -> Value {
     let plan = &planned.plan;
-    let mut out = Map::new();
-    out.insert("view".into(), plan.name.as_str().into());
-    out.insert("version".into(), planned.version.into());
     let entity = plan.entity.iter().zip(entity).map(|((name, _), value)| (name.clone(), to_json(value)));
-    out.insert("entity".into(), Value::Object(entity.collect()));
-    let row = answer.rows.first().and_then(|rows| rows.first());
-    out.insert("status".into(), row.map_or(Value::Null, |r| r.status.as_str().into()));
-    out.insert("epoch".into(), answer.epoch.to_string().into());
-    out.insert("as_of".into(), answer.as_of.to_string().into());
-    let event_time = row.and_then(|r| r.event_time);
-    out.insert("event_time".into(), event_time.map_or(Value::Null, |t| format_instant(t).into()));
-    let values = row.map_or(&[][..], |r| &r.values);
-    let features = features.iter().zip(values).map(|(n, value)| (plan.features[*n].name.clone(), to_json(value)));
-    out.insert("features".into(), Value::Object(features.collect()));
-    Value::Object(out)
+    let features = features.iter().zip(&row.values).map(|(n, value)| (plan.features[*n].name.clone(), to_json(value)));
+    json!({
+        "view": plan.name,
+        "version": planned.version,
+        "entity": entity.collect::<Map<_, _>>(),
+        "status": row.status.as_str(),
+        "epoch": answer.epoch.to_string(),
+        "as_of": answer.as_of.to_string(),
+        "event_time": row.event_time.map(format_instant),
+        "features": features.collect::<Map<_, _>>(),
+    })
 }
 
 /// The answer about many entities of several views, as `POST /v1/features` says it: a row per entity, values in the order
