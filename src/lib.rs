@@ -7,7 +7,6 @@ pub mod time;
 pub mod offset;
 pub mod diagnostic;
 pub mod exact_sum;
-pub mod config;
 pub mod telemetry;
 
 // The pipeline: each stage knows those before it.
@@ -26,5 +25,6 @@ pub mod verify;
 
 // Edges: the outside world.
 pub mod serve;
+pub mod config;
 pub mod engine;
 pub mod cli;

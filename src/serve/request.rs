@@ -1,0 +1,436 @@
+//! Requests, without protocol: which features of which entities, at which stamp, under which contract.
+//!
+//! A contract says what an answer must at least reflect: an epoch, the record at an offset, a greatest staleness. What is
+//! not there yet is waited for, up to `wait`.
+//!
+//! Invariants: views, features and services are found before entities are read. Neighbours: `http` reads its texts into
+//! this; `online` answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::common::ScalarValue;
+use serde_json::{Map, Value, json};
+
+use super::json::from_json;
+use super::problem::RequestError;
+use crate::definition::{Connector, listed, nearest};
+use crate::key::EntityCodec;
+use crate::offset::Offsets;
+use crate::online::{Answer, LookupError, Online, StampRequest, ViewRequest, find_features, find_view};
+use crate::plan::Plan;
+use crate::state::StateError;
+use crate::state::cache::Published;
+use crate::time::{Ask, Epoch, format_instant, parse_duration, parse_instant};
+
+/// The longest `wait`.
+const LONGEST_WAIT: i64 = 60_000_000;
+
+/// Between a commit's being durable and its being visible there are microseconds.
+const PUBLISHING: Duration = Duration::from_millis(500);
+
+/// How often a waiting request looks for what no commit announces.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Names of a contract's fields, the same in queries and bodies.
+pub const CONTRACT_FIELDS: [&str; 5] = ["epoch", "as_of", "max_staleness", "min_offset", "wait"];
+
+/// The record at `offset` must be reflected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MinOffset {
+    /// The source.
+    pub source: String,
+    /// Its partition.
+    pub partition: i32,
+    /// The record's offset.
+    pub offset: i64,
+}
+
+/// What an answer must at least reflect.
+#[derive(Clone, Debug, Default)]
+pub struct Contract {
+    /// Which stamp.
+    pub stamp: StampRequest,
+    /// How old the state may be at the ask, in µs.
+    pub max_staleness: Option<i64>,
+    /// Which records must be reflected.
+    pub min_offsets: Vec<MinOffset>,
+    /// How long to wait for it.
+    pub wait: Duration,
+}
+
+impl Contract {
+    /// Takes a field from its text; false if the name is none of [`CONTRACT_FIELDS`].
+    ///
+    /// # Errors
+    /// A text that does not say what the field means.
+    pub fn set(&mut self, plan: &Plan, name: &str, text: &str) -> Result<bool, RequestError> {
+        let malformed =
+            |expected: &str| RequestError::Malformed(format!("`{text}` is not a value of {name}: {expected}"));
+        let instant =
+            || parse_spaced(text).ok_or_else(|| malformed("write RFC 3339, as in 2026-11-20T21:00:00.123456Z"));
+        let length =
+            || parse_duration(text).ok_or_else(|| malformed("write a duration, as in '500 ms' or '2 seconds'"));
+        match name {
+            "epoch" => {
+                let micros = instant()?;
+                let epoch = u64::try_from(micros).map_err(|_| malformed("an epoch is not before 1970"))?;
+                self.stamp.epoch = Some(Epoch(epoch));
+            }
+            "as_of" => self.stamp.as_of = Some(Ask(instant()?)),
+            "max_staleness" => self.max_staleness = Some(length()?),
+            "wait" => {
+                let micros = length()?;
+                if micros > LONGEST_WAIT {
+                    return Err(malformed("it is at most 1 minute"));
+                }
+                self.wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+            }
+            "min_offset" => {
+                for part in text.split(',') {
+                    self.min_offsets.extend(min_offset(plan, part)?);
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Nothing but the present is asked for: the answer is in memory, and nobody waits.
+    pub fn is_plain(&self) -> bool {
+        let StampRequest { epoch, as_of } = self.stamp;
+        epoch.is_none() && as_of.is_none() && self.max_staleness.is_none() && self.min_offsets.is_empty()
+    }
+}
+
+/// An instant; in a query a `+` may have become a space.
+fn parse_spaced(text: &str) -> Option<i64> {
+    parse_instant(text).or_else(|| parse_instant(&text.trim().rsplit_once(' ').map(|(t, zone)| format!("{t}+{zone}"))?))
+}
+
+/// One of the texts of `min_offset`: a topic may feed several sources.
+fn min_offset(plan: &Plan, text: &str) -> Result<Vec<MinOffset>, RequestError> {
+    let malformed = |why: String| RequestError::Malformed(format!("`{text}` is not a value of min_offset: {why}"));
+    let parts: Vec<&str> = text.trim().rsplitn(3, '/').collect();
+    let [offset, partition, topic] = parts[..] else {
+        return Err(malformed("write topic/partition/offset, as in clicks/0/1041".into()));
+    };
+    let topic_of = |source: &crate::definition::Source| match &source.from {
+        Connector::Kafka { topic, .. } => topic.clone(),
+        Connector::File { .. } => source.name.clone(),
+    };
+    let found: Vec<_> = plan.sources.iter().filter(|s| topic_of(s) == topic || s.name == topic).collect();
+    if found.is_empty() {
+        let topics: Vec<String> = plan.sources.iter().map(|s| topic_of(s)).collect();
+        let known = listed(topics.iter().map(String::as_str));
+        return Err(malformed(format!("there is no topic `{topic}`; there are {known}")));
+    }
+    let partition: i32 = partition.parse().map_err(|_| malformed(format!("`{partition}` is not a partition")))?;
+    let offset: i64 = offset.parse().map_err(|_| malformed(format!("`{offset}` is not an offset")))?;
+    Ok(found.into_iter().map(|s| MinOffset { source: s.name.clone(), partition, offset }).collect())
+}
+
+/// Features of entities.
+pub struct Request {
+    /// One per view, in the order of their first mention; all have the same number of entities.
+    pub views: Vec<ViewRequest>,
+    /// The columns of the answer, in the order asked: (index in `views`, index in its features).
+    pub columns: Vec<(usize, usize)>,
+    /// Entities of each view.
+    pub rows: usize,
+    /// What the answer must reflect.
+    pub contract: Contract,
+}
+
+impl Request {
+    /// Reads the body of `POST /v1/features`.
+    ///
+    /// # Errors
+    /// A body of another shape, with what was expected; unknown names.
+    pub fn from_body(online: &Online, body: &[u8]) -> Result<Request, RequestError> {
+        let body: Value =
+            serde_json::from_slice(body).map_err(|e| RequestError::Malformed(format!("the body is not JSON: {e}")))?;
+        let Value::Object(body) = body else { return Err(expected("the body", "an object", &body)) };
+        let plan = online.plan();
+        let mut contract = Contract::default();
+        for (name, value) in &body {
+            if ["features", "service", "entities"].contains(&name.as_str()) {
+                continue;
+            }
+            let texts = match value {
+                Value::String(text) => vec![text.as_str()],
+                Value::Array(items) if name == "min_offset" && items.iter().all(Value::is_string) => {
+                    items.iter().filter_map(Value::as_str).collect()
+                }
+                Value::Null => continue,
+                _ if CONTRACT_FIELDS.contains(&name.as_str()) => return Err(expected(name, "a string", value)),
+                _ => vec![""],
+            };
+            for text in texts {
+                if !contract.set(plan, name, text)? {
+                    return Err(unknown_field(name, &["features", "service", "entities"]));
+                }
+            }
+        }
+        let wanted = wanted(plan, &body)?;
+        let mut request = Request { views: vec![], columns: vec![], rows: 0, contract };
+        for (view, feature) in wanted {
+            request.want(plan, &view, feature.as_deref())?;
+        }
+        request.read_entities(online, body.get("entities"))?;
+        Ok(request)
+    }
+
+    /// Adds a view's feature, or all of them.
+    fn want(&mut self, plan: &Plan, view: &str, feature: Option<&str>) -> Result<(), LookupError> {
+        let view = find_view(plan, view)?;
+        let found = find_features(plan, view, feature.map(|f| [f]).as_ref().map(<[&str; 1]>::as_slice))?;
+        let at = self.views.iter().position(|v| v.view == view).unwrap_or_else(|| {
+            self.views.push(ViewRequest { view, features: vec![], entities: vec![] });
+            self.views.len() - 1
+        });
+        let features = &mut self.views[at].features;
+        for feature in found {
+            let place = features.iter().position(|f| *f == feature).unwrap_or_else(|| {
+                features.push(feature);
+                features.len() - 1
+            });
+            self.columns.push((at, place));
+        }
+        Ok(())
+    }
+
+    fn read_entities(&mut self, online: &Online, entities: Option<&Value>) -> Result<(), RequestError> {
+        let shape = "an object with an array per entity column, as in {\"user_id\": [42, 43]}";
+        let columns = match entities {
+            Some(Value::Object(columns)) => columns,
+            Some(other) => return Err(expected("entities", shape, other)),
+            None => return Err(RequestError::Malformed(format!("entities is missing: write {shape}"))),
+        };
+        let mut length: Option<(&str, usize)> = None;
+        for (name, values) in columns {
+            let Value::Array(values) = values else {
+                return Err(expected(&format!("entities.{name}"), "an array of values", values));
+            };
+            match length {
+                Some((first, n)) if n != values.len() => {
+                    let (m, what) = (values.len(), "one value per row in each");
+                    let message = format!("entities.{first} has {n} values and entities.{name} has {m}: write {what}");
+                    return Err(RequestError::Malformed(message));
+                }
+                _ => length = Some((name, values.len())),
+            }
+        }
+        self.rows = length.map_or(0, |(_, n)| n);
+        for request in &mut self.views {
+            let codec = online.entities(request.view);
+            let name = &online.plan().views[request.view].plan.name;
+            request.entities = view_entities(codec, name, columns, self.rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// (view, feature or all) from `features` or `service`.
+fn wanted(plan: &Plan, body: &Map<String, Value>) -> Result<Vec<(String, Option<String>)>, RequestError> {
+    let shape = "an array of \"view:feature\" and \"view:*\"";
+    match (body.get("features"), body.get("service")) {
+        (Some(_), Some(_)) => Err(RequestError::Malformed("features and service exclude each other: write one".into())),
+        (None, None) => {
+            Err(RequestError::Malformed(format!("what is asked for is missing: write features, {shape}, or service")))
+        }
+        (Some(Value::Array(items)), None) if !items.is_empty() => items
+            .iter()
+            .map(|item| item.as_str().and_then(reference).ok_or_else(|| expected("features", shape, item)))
+            .collect(),
+        (Some(other), None) => Err(expected("features", shape, other)),
+        (None, Some(Value::String(name))) => plan.services.get(name).cloned().ok_or_else(|| {
+            let names = plan.services.keys().map(String::as_str);
+            let known =
+                if plan.services.is_empty() { "there are none".into() } else { format!("there are {}", listed(names)) };
+            RequestError::UnknownService { name: name.clone(), known }
+        }),
+        (None, Some(other)) => Err(expected("service", "the name of a feature service", other)),
+    }
+}
+
+fn reference(text: &str) -> Option<(String, Option<String>)> {
+    let (view, feature) = text.split_once(':')?;
+    Some((view.to_string(), (feature != "*").then(|| feature.to_string())))
+}
+
+/// A view's entities, row by row, from columns by name. Columns of other views' entities are theirs.
+fn view_entities(
+    codec: &EntityCodec,
+    view: &str,
+    columns: &Map<String, Value>,
+    rows: usize,
+) -> Result<Vec<Vec<ScalarValue>>, RequestError> {
+    let mut entities: Vec<Vec<ScalarValue>> = vec![vec![]; rows];
+    for (name, data_type) in codec.columns() {
+        let Some(Value::Array(values)) = columns.get(name) else {
+            let given = match nearest(name, columns.keys().map(String::as_str)) {
+                Some(near) => format!("; is it `{near}`?"),
+                None => String::new(),
+            };
+            return Err(RequestError::Malformed(format!("view `{view}` needs the entity column `{name}`{given}")));
+        };
+        for (row, value) in entities.iter_mut().zip(values) {
+            row.push(from_json(value, name, data_type).map_err(LookupError::from)?);
+        }
+    }
+    Ok(entities)
+}
+
+fn expected(what: &str, shape: &str, found: &Value) -> RequestError {
+    let mut found = found.to_string();
+    if found.len() > 60 {
+        let cut = (0..=60).rev().find(|n| found.is_char_boundary(*n)).unwrap_or(0);
+        found.truncate(cut);
+        found.push('…');
+    }
+    RequestError::Malformed(format!("{what} is {found}; write {shape}"))
+}
+
+/// A field or parameter that there is not.
+pub fn unknown_field(name: &str, own: &[&str]) -> RequestError {
+    let known: Vec<&str> = own.iter().chain(&CONTRACT_FIELDS).copied().collect();
+    RequestError::Malformed(match nearest(name, known.iter().copied()) {
+        Some(near) => format!("there is no `{name}`; did you mean `{near}`?"),
+        None => format!("there is no `{name}`; there are {}", listed(known)),
+    })
+}
+
+/// What was missing at one look.
+struct Unmet {
+    what: String,
+    available: Map<String, Value>,
+}
+
+/// Answers under a contract. Blocks up to its `wait`: not for an async thread unless [`Contract::is_plain`].
+///
+/// `complete`: up to when everything appended is reflected in what is published, in µs; between commits it is what tells
+/// an idle node from a slow one.
+///
+/// # Errors
+/// [`RequestError::NotMet`] with what was available; whatever the read path says.
+pub fn answer(
+    online: &Arc<Online>,
+    complete: &dyn Fn() -> Option<i64>,
+    views: &[ViewRequest],
+    contract: &Contract,
+) -> Result<Answer, RequestError> {
+    if contract.is_plain() {
+        return Ok(online.lookup(views, contract.stamp)?);
+    }
+    let deadline = Instant::now() + contract.wait;
+    loop {
+        let published = online.cache().published();
+        let left = deadline.saturating_duration_since(Instant::now());
+        // An epoch that is still to come is waited for; in the end the read path says that it has not.
+        let early = contract.stamp.epoch.is_some_and(|e| e.0 > published.epoch) && !left.is_zero();
+        let unmet = if early { None } else { attempt(online, complete, views, contract, published)? };
+        match unmet {
+            Some(Ok(answer)) => return Ok(answer),
+            Some(Err(Unmet { what, available })) if left.is_zero() => {
+                return Err(RequestError::NotMet { what, available });
+            }
+            Some(Err(_)) | None => {
+                online.cache().wait(left.min(LOOK_EVERY), |p| p.epoch != published.epoch);
+            }
+        }
+    }
+}
+
+type Attempt = Option<Result<Answer, Unmet>>;
+
+fn attempt(
+    online: &Arc<Online>,
+    complete: &dyn Fn() -> Option<i64>,
+    views: &[ViewRequest],
+    contract: &Contract,
+    published: Published,
+) -> Result<Attempt, RequestError> {
+    if let Some(unmet) = behind(online, contract)? {
+        return Ok(Some(Err(unmet)));
+    }
+    // Asked before the lookup: what was complete by then is in the answer.
+    let complete = complete();
+    let answer = online.lookup(views, contract.stamp)?;
+    let Some(most) = contract.max_staleness else { return Ok(Some(Ok(answer))) };
+    let live = contract.stamp.epoch.is_none() && contract.stamp.as_of.is_none();
+    let visible = if live && answer.epoch.0 == published.epoch {
+        published.visible
+    } else {
+        online.offline().timeline().map_err(LookupError::from)?.visible(answer.epoch).unwrap_or(0)
+    };
+    let fresh = if live { complete.map_or(visible, |c| c.max(visible)) } else { visible };
+    let staleness = answer.as_of.0.saturating_sub(fresh);
+    if staleness <= most {
+        return Ok(Some(Ok(answer)));
+    }
+    let spoken = |micros: i64| format!("{}.{:06} s", micros / 1_000_000, micros % 1_000_000);
+    let what = format!("the state is {} old at the ask, more than {}", spoken(staleness), spoken(most));
+    let available = json!({ "epoch": answer.epoch.to_string(), "fresh_as_of": format_instant(fresh) });
+    Ok(Some(Err(Unmet { what, available: members(available) })))
+}
+
+/// The first record that is to be reflected and is not.
+fn behind(online: &Arc<Online>, contract: &Contract) -> Result<Option<Unmet>, RequestError> {
+    if contract.min_offsets.is_empty() {
+        return Ok(None);
+    }
+    let store = online.cache().store();
+    let (offsets, last) = match stamped(online, contract)? {
+        Some(epoch) => (offsets_at(online, epoch)?, epoch),
+        None => {
+            let offsets = store.offsets().map_err(LookupError::from)?;
+            let last = Epoch(store.last_commit().map_err(LookupError::from)?.map_or(0, |c| c.last));
+            // Durable is not yet visible.
+            let published = online.cache().wait(PUBLISHING, |p| p.epoch >= last.0);
+            let shown = Epoch(published.epoch);
+            if shown < last { (offsets_at(online, shown)?, shown) } else { (offsets, last) }
+        }
+    };
+    for MinOffset { source, partition, offset } in &contract.min_offsets {
+        let end = offsets.get(source, *partition);
+        if end <= *offset {
+            let what =
+                format!("offset {offset} of partition {partition} of `{source}` is not committed; {end} is next");
+            let available = json!({ "epoch": last.to_string(), "next_offset": end });
+            return Ok(Some(Unmet { what, available: members(available) }));
+        }
+    }
+    Ok(None)
+}
+
+/// The epoch that a stamp fixes.
+fn stamped(online: &Online, contract: &Contract) -> Result<Option<Epoch>, LookupError> {
+    Ok(match contract.stamp {
+        StampRequest { epoch: Some(epoch), .. } => Some(epoch),
+        StampRequest { epoch: None, as_of: Some(at) } => Some(online.offline().timeline()?.served(at)),
+        StampRequest { epoch: None, as_of: None } => None,
+    })
+}
+
+/// The offsets of all commits up to an epoch.
+fn offsets_at(online: &Online, epoch: Epoch) -> Result<Offsets, LookupError> {
+    let mut offsets = Offsets::default();
+    for commit in online.cache().store().commits() {
+        let commit = commit.map_err(|e: StateError| LookupError::from(e))?;
+        if commit.last > epoch.0 {
+            break;
+        }
+        for (source, partition, next) in &commit.offsets {
+            offsets.advance(source, *partition, *next);
+        }
+    }
+    Ok(offsets)
+}
+
+fn members(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
