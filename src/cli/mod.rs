@@ -9,6 +9,8 @@
 mod check;
 mod explain;
 mod get;
+mod history;
+mod label_file;
 mod quarantine;
 mod replay;
 mod run;
@@ -50,6 +52,11 @@ enum Command {
     /// The features of entities, now or at a stamp.
     #[command(after_help = "Example:\n  headwater get user_activity 42 43 --features views_1h,spend_7d")]
     Get(get::GetArgs),
+    /// The features of labels at their instants: a training set.
+    #[command(
+        after_help = "Example:\n  headwater history --labels labels.csv --features user_activity:*,item_popularity:ctr_24h --out train.parquet"
+    )]
+    History(history::HistoryArgs),
     /// Recompute from the event log with a second engine and compare bit by bit.
     #[command(after_help = "Example:\n  headwater verify --all")]
     Verify(verify::VerifyArgs),
@@ -121,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::History(args) => history::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Quarantine(args) => quarantine::run(&args),
     };

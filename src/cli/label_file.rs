@@ -1,0 +1,430 @@
+//! Label files, CSV or Parquet, read in chunks and written again with features behind the labels.
+//!
+//! CSV records are copied as they stand, quotes and all; only their cells are looked at. An empty cell is null, `""` an
+//! empty string, in what is read and in what is written.
+//!
+//! Invariants: every record and column of the labels comes out, in order. Neighbours: `history` is the command.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::util::display::array_value_to_string;
+use base64::Engine as _;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::time::format_instant;
+
+/// Labels joined at once: each chunk is one pass over the log.
+const CHUNK_ROWS: usize = 1 << 20;
+/// Bytes of CSV at which a chunk ends before it has all its rows.
+const CHUNK_BYTES: usize = 512 << 20;
+
+/// The two formats, told by a file's extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileFormat {
+    Csv,
+    Parquet,
+}
+
+impl FileFormat {
+    /// `None` for any other extension.
+    pub(super) fn of(path: &Path) -> Option<FileFormat> {
+        match path.extension()?.to_str()?.to_lowercase().as_str() {
+            "csv" => Some(FileFormat::Csv),
+            "parquet" | "pq" => Some(FileFormat::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// Some labels.
+pub(super) struct Chunk {
+    /// Their columns; from CSV all are text.
+    pub(super) batch: RecordBatch,
+    /// The records as they stand in a CSV file.
+    records: Option<Vec<String>>,
+}
+
+/// A label file being read.
+pub(super) enum LabelReader {
+    Csv(CsvReader),
+    Parquet(ParquetRecordBatchReader, SchemaRef),
+}
+
+impl LabelReader {
+    /// Opens a file and reads its columns' names.
+    pub(super) fn open(path: &Path, format: FileFormat) -> anyhow::Result<LabelReader> {
+        let shown = path.display().to_string();
+        let file = File::open(path).with_context(|| shown.clone())?;
+        match format {
+            FileFormat::Csv => CsvReader::new(Box::new(BufReader::with_capacity(1 << 18, file)))
+                .map(LabelReader::Csv)
+                .with_context(|| shown),
+            FileFormat::Parquet => {
+                let builder = ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| shown.clone())?;
+                let schema = Arc::clone(builder.schema());
+                let reader = builder.with_batch_size(1 << 16).build().with_context(|| shown)?;
+                Ok(LabelReader::Parquet(reader, schema))
+            }
+        }
+    }
+
+    /// The label columns.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        match self {
+            LabelReader::Csv(csv) => &csv.schema,
+            LabelReader::Parquet(_, schema) => schema,
+        }
+    }
+
+    /// The header line as it stands in a CSV file, and what ends its lines.
+    fn header(&self) -> Option<(&str, &'static str)> {
+        match self {
+            LabelReader::Csv(csv) => Some((&csv.header, csv.line_end)),
+            LabelReader::Parquet(_, _) => None,
+        }
+    }
+
+    /// The next labels; `None` at the end.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Chunk>> {
+        match self {
+            LabelReader::Csv(csv) => csv.next(),
+            LabelReader::Parquet(reader, schema) => {
+                let (mut batches, mut rows) = (vec![], 0);
+                while rows < CHUNK_ROWS
+                    && let Some(batch) = reader.next()
+                {
+                    let batch = batch?;
+                    rows += batch.num_rows();
+                    batches.push(batch);
+                }
+                if rows == 0 {
+                    return Ok(None);
+                }
+                Ok(Some(Chunk { batch: concat_batches(schema, &batches)?, records: None }))
+            }
+        }
+    }
+}
+
+/// A CSV file being read.
+pub(super) struct CsvReader {
+    input: Box<dyn BufRead>,
+    header: String,
+    line_end: &'static str,
+    schema: SchemaRef,
+    /// Lines read so far.
+    line: usize,
+}
+
+impl CsvReader {
+    fn new(input: Box<dyn BufRead>) -> anyhow::Result<CsvReader> {
+        let empty = Arc::new(Schema::empty());
+        let mut csv = CsvReader { input, header: String::new(), line_end: "\n", schema: empty, line: 0 };
+        let Some((header, line_end)) = csv.record(&mut vec![])? else {
+            bail!("the file is empty; it needs a header line")
+        };
+        let header = header.strip_prefix('\u{feff}').map_or(header.clone(), str::to_string);
+        let mut cells = vec![];
+        split(&header, &mut cells);
+        let name = |cell: &Range<usize>| unquote(&header[cell.clone()]).unwrap_or_default().trim().to_string();
+        let fields: Vec<Field> = cells.iter().map(|c| Field::new(name(c), DataType::Utf8, true)).collect();
+        csv.schema = Arc::new(Schema::new(fields));
+        (csv.header, csv.line_end) = (header, line_end);
+        Ok(csv)
+    }
+
+    /// The next record that is not an empty line, without its line end; where its cells lie goes to `cells`.
+    fn record(&mut self, cells: &mut Vec<Range<usize>>) -> anyhow::Result<Option<(String, &'static str)>> {
+        let mut bytes = vec![];
+        let mut first = self.line + 1;
+        loop {
+            let before = bytes.len();
+            let read = self.input.read_until(b'\n', &mut bytes)?;
+            self.line += 1;
+            if read == 0 && before == 0 {
+                return Ok(None);
+            }
+            let line_end = if bytes.ends_with(b"\r\n") { "\r\n" } else { "\n" };
+            let end = bytes.len() - if bytes.ends_with(b"\n") { line_end.len() } else { 0 };
+            let text = std::str::from_utf8(&bytes[..end]).with_context(|| format!("line {first} is not UTF-8"))?;
+            if text.is_empty() {
+                bytes.clear();
+                first = self.line + 1;
+            } else if split(text, cells) {
+                return Ok(Some((text.to_string(), line_end)));
+            } else if read == 0 {
+                bail!("line {first}: a quote is not closed");
+            }
+        }
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<Chunk>> {
+        let width = self.schema.fields().len();
+        let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
+        let (mut records, mut bytes, mut cells) = (vec![], 0, vec![]);
+        while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+            let line = self.line + 1;
+            let Some((record, _)) = self.record(&mut cells)? else { break };
+            if cells.len() != width {
+                bail!("line {line} has {} cells, the header has {width}", cells.len());
+            }
+            for (builder, cell) in builders.iter_mut().zip(&cells) {
+                builder.append_option(unquote(&record[cell.clone()]));
+            }
+            bytes += record.len();
+            records.push(record);
+        }
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let columns = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
+        Ok(Some(Chunk { batch: RecordBatch::try_new(Arc::clone(&self.schema), columns)?, records: Some(records) }))
+    }
+}
+
+/// Finds a record's cells; false if a quote is still open at its end.
+fn split(record: &str, cells: &mut Vec<Range<usize>>) -> bool {
+    cells.clear();
+    let bytes = record.as_bytes();
+    let (mut start, mut at, mut quoted) = (0, 0, false);
+    loop {
+        match bytes.get(at) {
+            None => {
+                cells.push(start..bytes.len());
+                return !quoted;
+            }
+            Some(b'"') if at == start && !quoted => quoted = true,
+            Some(b'"') if quoted && bytes.get(at + 1) == Some(&b'"') => at += 1,
+            Some(b'"') if quoted => quoted = false,
+            Some(b',') if !quoted => {
+                cells.push(start..at);
+                start = at + 1;
+            }
+            Some(_) => {}
+        }
+        at += 1;
+    }
+}
+
+/// What a cell says; `None`: nothing.
+fn unquote(cell: &str) -> Option<Cow<'_, str>> {
+    if cell.is_empty() {
+        return None;
+    }
+    let Some(inner) = cell.strip_prefix('"') else { return Some(cell.into()) };
+    match inner.strip_suffix('"') {
+        Some(inner) if !inner.contains('"') => Some(inner.into()),
+        Some(inner) => Some(inner.replace("\"\"", "\"").into()),
+        None => Some(cell.into()),
+    }
+}
+
+/// The joined file being written.
+pub(super) enum JoinedWriter {
+    Csv(BufWriter<File>, &'static str),
+    Parquet(Box<ArrowWriter<File>>, SchemaRef),
+}
+
+impl JoinedWriter {
+    /// Begins a file of the label columns and the features.
+    pub(super) fn new(
+        file: File,
+        format: FileFormat,
+        labels: &LabelReader,
+        joined: &SchemaRef,
+    ) -> anyhow::Result<JoinedWriter> {
+        if format == FileFormat::Parquet {
+            let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
+            let writer = ArrowWriter::try_new(file, Arc::clone(joined), Some(properties.build()))?;
+            return Ok(JoinedWriter::Parquet(Box::new(writer), Arc::clone(joined)));
+        }
+        let known = labels.schema().fields().len();
+        let (mut line, line_end) = match labels.header() {
+            Some((header, line_end)) => (header.to_string(), line_end),
+            None => (String::new(), "\n"),
+        };
+        let from = if line.is_empty() { 0 } else { known };
+        for field in joined.fields().iter().skip(from) {
+            if !line.is_empty() {
+                line.push(',');
+            }
+            put_text(field.name(), &mut line);
+        }
+        let mut out = BufWriter::with_capacity(1 << 18, file);
+        out.write_all(line.as_bytes())?;
+        out.write_all(line_end.as_bytes())?;
+        Ok(JoinedWriter::Csv(out, line_end))
+    }
+
+    /// Writes labels and their features.
+    pub(super) fn write(&mut self, chunk: &Chunk, features: &RecordBatch) -> anyhow::Result<()> {
+        match self {
+            JoinedWriter::Parquet(writer, schema) => {
+                let columns = chunk.batch.columns().iter().chain(features.columns()).cloned().collect();
+                writer.write(&RecordBatch::try_new(Arc::clone(schema), columns)?)?;
+            }
+            JoinedWriter::Csv(out, line_end) => {
+                let mut line = String::new();
+                for row in 0..features.num_rows() {
+                    line.clear();
+                    match &chunk.records {
+                        Some(records) => line.push_str(&records[row]),
+                        None => {
+                            for (n, column) in chunk.batch.columns().iter().enumerate() {
+                                if n > 0 {
+                                    line.push(',');
+                                }
+                                put_cell(column, row, &mut line)?;
+                            }
+                        }
+                    }
+                    for column in features.columns() {
+                        line.push(',');
+                        put_cell(column, row, &mut line)?;
+                    }
+                    line.push_str(line_end);
+                    out.write_all(line.as_bytes())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file, and makes sure that it is on disk.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        let file = match self {
+            JoinedWriter::Csv(out, _) => out.into_inner().map_err(std::io::IntoInnerError::into_error)?,
+            JoinedWriter::Parquet(writer, _) => writer.into_inner()?,
+        };
+        // A pipe or a terminal cannot be synced, and need not be.
+        if file.metadata()?.is_file() {
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// A value as CSV says it: null is nothing, an empty string `""`, numbers in the shortest text that reads back.
+fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<()> {
+    if column.is_null(row) {
+        return Ok(());
+    }
+    match column.data_type() {
+        DataType::Float64 => line.push_str(&double(column.as_primitive::<Float64Type>().value(row))),
+        DataType::Decimal128(_, _) => line.push_str(&column.as_primitive::<Decimal128Type>().value_as_string(row)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            line.push_str(&format_instant(column.as_primitive::<TimestampMicrosecondType>().value(row)));
+        }
+        DataType::Date32 => {
+            let date = column.as_primitive::<Date32Type>().value_as_date(row);
+            line.push_str(&date.map(|d| d.to_string()).unwrap_or_default());
+        }
+        DataType::Binary => {
+            line.push_str(&base64::engine::general_purpose::STANDARD.encode(column.as_binary::<i32>().value(row)));
+        }
+        DataType::Utf8 => put_text(column.as_string::<i32>().value(row), line),
+        _ => put_text(&array_value_to_string(column, row)?, line),
+    }
+    Ok(())
+}
+
+fn double(value: f64) -> String {
+    if value.is_nan() {
+        "NaN".into()
+    } else if value.is_infinite() {
+        if value > 0.0 { "Infinity".into() } else { "-Infinity".into() }
+    } else {
+        format!("{value:?}")
+    }
+}
+
+fn put_text(text: &str, line: &mut String) {
+    if !text.is_empty() && !text.contains([',', '"', '\n', '\r']) {
+        line.push_str(text);
+        return;
+    }
+    line.push('"');
+    line.push_str(&text.replace('"', "\"\""));
+    line.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{BooleanArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray};
+
+    fn read(text: &str) -> anyhow::Result<(Vec<String>, Vec<Vec<Option<String>>>, Vec<String>)> {
+        let mut reader = CsvReader::new(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())))?;
+        let names = reader.schema.fields().iter().map(|f| f.name().clone()).collect();
+        let (mut cells, mut records) = (vec![], vec![]);
+        while let Some(chunk) = reader.next()? {
+            for row in 0..chunk.batch.num_rows() {
+                let cell = |c: &ArrayRef| c.is_valid(row).then(|| c.as_string::<i32>().value(row).to_string());
+                cells.push(chunk.batch.columns().iter().map(cell).collect());
+            }
+            records.extend(chunk.records.unwrap_or_default());
+        }
+        Ok((names, cells, records))
+    }
+
+    #[test]
+    fn csv_is_read_as_it_stands() {
+        let text = "\u{feff}id, \"a \"\"b\"\"\" ,c\r\n1,\"x,y\",\r\n\r\n\"\",\"two\nlines\",\"say \"\"so\"\"\"\r\n3,5\" disk,é";
+        let (names, cells, records) = read(text).unwrap();
+        assert_eq!(names[0], "id");
+        let cell = |text: &str| Some(text.to_string());
+        assert_eq!(cells[0], [cell("1"), cell("x,y"), None]);
+        assert_eq!(cells[1], [cell(""), cell("two\nlines"), cell("say \"so\"")]);
+        assert_eq!(cells[2], [cell("3"), cell("5\" disk"), cell("é")]);
+        assert_eq!(records, ["1,\"x,y\",", "\"\",\"two\nlines\",\"say \"\"so\"\"\"", "3,5\" disk,é"]);
+    }
+
+    #[test]
+    fn csv_that_is_none_says_where() {
+        let check = |text: &str, want: &str| {
+            let error = read(text).expect_err("it is refused").to_string();
+            assert!(error.contains(want), "{error}");
+        };
+        check("", "the file is empty");
+        check("a,b\n1,2\n3\n", "line 3 has 1 cells, the header has 2");
+        check("a,b\n1,2,3\n", "line 2 has 3 cells");
+        check("a,b\n1,\"2\n3,4\n", "line 2: a quote is not closed");
+    }
+
+    #[test]
+    fn values_are_written_so_that_they_read_back() {
+        let check = |array: ArrayRef, want: &str| {
+            let mut line = String::new();
+            put_cell(&array, 0, &mut line).unwrap();
+            assert_eq!(line, want);
+        };
+        let double = |v: f64| Arc::new(Float64Array::from(vec![v])) as ArrayRef;
+        let text = |v: &str| Arc::new(StringArray::from(vec![v])) as ArrayRef;
+        check(double(0.1), "0.1");
+        check(double(-2.0), "-2.0");
+        check(double(1e300), "1e300");
+        check(double(f64::NAN), "NaN");
+        check(double(f64::NEG_INFINITY), "-Infinity");
+        check(Arc::new(Decimal128Array::from(vec![1250]).with_precision_and_scale(10, 2).unwrap()), "12.50");
+        check(Arc::new(TimestampMicrosecondArray::from(vec![-1])), "1969-12-31T23:59:59.999999Z");
+        check(Arc::new(BooleanArray::from(vec![true])), "true");
+        check(text(""), "\"\"");
+        check(text("a b"), "a b");
+        check(text("a,\"b\"\n"), "\"a,\"\"b\"\"\n\"");
+        check(Arc::new(StringArray::from(vec![None::<&str>])), "");
+    }
+}
