@@ -4,6 +4,7 @@
 //! the records it refused. Invariants: a record is a row or a refusal, never neither; offsets are exclusive ends.
 //! Neighbours: `definition` says what a row looks like; `engine` drives the readers and `dataflow` takes the rows.
 
+pub mod broker;
 pub mod decode;
 pub mod file;
 pub mod kafka;
