@@ -21,6 +21,7 @@ use crate::source::Slice;
 use crate::state::cache::Cache;
 use crate::state::commit::ClockKind;
 use crate::state::{StateError, Store};
+use crate::telemetry::Metrics;
 use crate::time::{Clock, Epoch};
 
 /// Slices fed and not yet committed, at most.
@@ -56,6 +57,7 @@ pub struct Node {
     cache: Arc<Cache>,
     offline: Arc<Offline>,
     shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     feeds: Vec<Sender<Feed>>,
     wakers: Vec<SyncActivator>,
     progress: Receiver<Progress>,
@@ -73,6 +75,8 @@ impl Node {
     /// # Errors
     /// A directory in use, of other definitions, or damaged.
     pub fn start(plan: Arc<Plan>, dir: &std::path::Path, settings: Settings, clock: &Clock) -> Result<Node, EngineError> {
+        let started = std::time::Instant::now();
+        let metrics = Arc::new(Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version))));
         let store = Arc::new(Store::open(dir, &plan)?);
         let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
         let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
@@ -80,7 +84,7 @@ impl Node {
         let resumed = cache.published().epoch;
         let (to_committer, inbox) = unbounded();
         let (report, progress) = unbounded();
-        let committer = Committer::new(Arc::clone(&plan), Arc::clone(&cache), clock.clone(), settings.sync_always);
+        let committer = Committer::new(Arc::clone(&plan), Arc::clone(&cache), clock.clone(), settings.sync_always, Arc::clone(&metrics));
         let committer = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || committer.run(&inbox, &report))
@@ -90,6 +94,7 @@ impl Node {
             cache: Arc::clone(&cache),
             committer: to_committer,
             resumed,
+            metrics: Arc::clone(&metrics),
             stop: AtomicBool::new(false),
             failed: parking_lot::Mutex::new(None),
         });
@@ -100,6 +105,7 @@ impl Node {
             cache,
             offline,
             shared,
+            metrics,
             feeds,
             wakers,
             progress,
@@ -110,7 +116,30 @@ impl Node {
             redone,
         };
         node.feed_again(resumed)?;
+        node.metrics.engine().epoch.set(resumed.cast_signed());
+        node.metrics.engine().recovery.set(i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX));
+        node.collect_at_scrape();
         Ok(node)
+    }
+
+    /// Numbers that are asked for at each scrape rather than reported.
+    fn collect_at_scrape(&self) {
+        let (cache, store, plan) = (Arc::clone(&self.cache), Arc::clone(&self.store), Arc::clone(&self.plan));
+        self.metrics.on_scrape(move |metrics| {
+            for (n, view) in plan.views.iter().enumerate() {
+                let Some(exported) = metrics.view(&view.plan.name) else { continue };
+                exported.keys.store(cache.resident(n), Ordering::Relaxed);
+                exported.state_bytes.store(cache.counted_memory(n), Ordering::Relaxed);
+            }
+            let pools = [
+                ("memtables", "rocksdb.cur-size-all-mem-tables"),
+                ("block_cache", "rocksdb.block-cache-usage"),
+                ("table_readers", "rocksdb.estimate-table-readers-mem"),
+            ];
+            for (pool, property) in pools {
+                metrics.engine().rocksdb_memory(pool, store.property(property).unwrap_or(0));
+            }
+        });
     }
 
     /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch.
@@ -271,6 +300,11 @@ impl Node {
         &self.plan
     }
 
+    /// What is exported.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
@@ -342,6 +376,7 @@ impl Housekeeping {
     pub fn start(node: &Node, stop: &Arc<AtomicBool>) -> Housekeeping {
         let (cache, store) = (Arc::clone(&node.cache), Arc::clone(&node.store));
         let (offline, stop) = (Arc::clone(&node.offline), Arc::clone(stop));
+        let metrics = Arc::clone(&node.metrics);
         let trouble = Arc::new(parking_lot::Mutex::new(None));
         let noted = Arc::clone(&trouble);
         let work = move || {
@@ -353,12 +388,16 @@ impl Housekeeping {
                     let epoch = cache.published().epoch;
                     if epoch != synced {
                         store.sync()?;
+                        metrics.set_durable(epoch.cast_signed());
                         synced = epoch;
                     }
                     let unwritten = cache.unwritten();
                     if unwritten >= WRITE_BACK_UPDATES || unwritten > 0 && written.elapsed() >= WRITE_BACK {
+                        let started = std::time::Instant::now();
                         cache.write_back()?;
                         written = std::time::Instant::now();
+                        metrics.engine().checkpoint.record(written - started);
+                        metrics.engine().checkpoint_last_success.set(crate::time::Clock::Machine.now());
                     }
                     if sealed.elapsed() >= SEAL {
                         offline.seal(Epoch(store.redo_point()?))?;

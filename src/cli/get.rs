@@ -11,6 +11,7 @@ use crate::key::EntityCodec;
 use crate::offline::Offline;
 use crate::online::{Online, StampRequest, ViewRequest, find_features, find_view};
 
+use crate::serve::json;
 use crate::state::Store;
 use crate::state::cache::Cache;
 use crate::time::{Ask, Clock, Epoch, parse_instant};
@@ -61,7 +62,7 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let request = ViewRequest { view, features, entities };
     let answer = online.lookup(std::slice::from_ref(&request), stamp)?;
     for (entity, row) in request.entities.iter().zip(&answer.rows[0]) {
-        say(format!("{entity:?} {row:?} {} {}", answer.epoch, answer.as_of));
+        say(json::entity_json(&plan.views[view], entity, &request.features, &answer, row));
     }
     Ok(())
 }

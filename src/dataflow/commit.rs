@@ -21,6 +21,7 @@ use crate::state::cache::Cache;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
 use crate::state::{StateError, Store};
+use crate::telemetry::Metrics;
 use crate::time::{Clock, Epoch};
 
 /// What the sources took in: rows, refusals and the offsets they reach.
@@ -78,11 +79,18 @@ pub struct Committer {
     refused: Vec<Rejected>,
     progress: Progress,
     last_visible: i64,
+    metrics: Arc<Metrics>,
 }
 
 impl Committer {
     /// For a store whose last commit the cache shows.
-    pub fn new(plan: Arc<Plan>, cache: Arc<Cache>, clock: Clock, sync_always: bool) -> Committer {
+    pub fn new(
+        plan: Arc<Plan>,
+        cache: Arc<Cache>,
+        clock: Clock,
+        sync_always: bool,
+        metrics: Arc<Metrics>,
+    ) -> Committer {
         let published = cache.published();
         Committer {
             plan,
@@ -95,6 +103,7 @@ impl Committer {
             refused: vec![],
             progress: Progress { closed: published.epoch, ..Progress::default() },
             last_visible: published.visible,
+            metrics,
         }
     }
 
@@ -182,7 +191,49 @@ impl Committer {
         self.cache.publish(last, commit.visible);
         self.last_visible = self.last_visible.max(commit.visible);
         self.progress.commits += 1;
+        self.report(inputs, &commit, wall);
         Ok(())
+    }
+
+    /// Says what was committed: offsets, refusals, and how long events took from their arrival to here.
+    fn report(&self, inputs: &[(Input, ClockKind)], commit: &Commit, wall: bool) {
+        let now = self.clock.now();
+        self.metrics.engine().epoch.set(commit.last.micros());
+        self.metrics.set_complete(if wall { now } else { commit.visible });
+        for rejected in &commit.rejected {
+            self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
+        }
+        for (source, partitions) in &commit.offsets.0 {
+            let source = self.metrics.source(source);
+            partitions.iter().for_each(|(p, next)| source.partition(*p).durable.raise(*next));
+        }
+        for (index, batch) in inputs.iter().flat_map(|(i, _)| &i.events) {
+            self.report_events(*index, batch, now, wall);
+        }
+    }
+
+    fn report_events(&self, index: usize, batch: &RecordBatch, now: i64, wall: bool) {
+        use arrow::array::{Array, AsArray};
+        use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
+        let source = &self.plan.sources[index];
+        let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
+        let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
+        let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
+        let metrics = self.metrics.source(&source.name);
+        for (n, p) in partition.values().iter().enumerate() {
+            if event_time.is_valid(n) && event_time.value(n) <= now {
+                let partition = metrics.partition(*p);
+                partition.event_time.raise(event_time.value(n));
+                partition.watermark.raise(event_time.value(n));
+            }
+        }
+        if !wall {
+            return;
+        }
+        let readers = self.plan.views.iter().filter(|v| v.plan.stream.name == source.name);
+        for view in readers.filter_map(|v| self.metrics.view(&v.plan.name)) {
+            arrival.values().iter().for_each(|at| view.freshness.record_micros(now - at, 1));
+        }
     }
 
     /// Moves the joined views' updates of closed epochs into the commit.

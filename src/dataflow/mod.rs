@@ -36,6 +36,8 @@ use crate::fold::entry::Updates;
 use crate::plan::Plan;
 use crate::source::Rejected;
 use crate::state::cache::Cache;
+use crate::telemetry::Metrics;
+use crate::telemetry::lag::{self, Recorder, Side};
 use commit::ToCommitter;
 use join::{PREFIX, Prefix, Rows};
 use project::{Changes, Projector};
@@ -63,6 +65,8 @@ pub struct Shared {
     pub committer: Sender<ToCommitter>,
     /// The last committed epoch when the graph was built.
     pub resumed: Time,
+    /// What is exported.
+    pub metrics: Arc<Metrics>,
     /// Set to end the workers.
     pub stop: AtomicBool,
     /// The first failure of a worker, which ends the process.
@@ -84,13 +88,15 @@ pub fn run_worker(
     inbox: Receiver<Feed>,
     wake: &Sender<(usize, SyncActivator)>,
 ) {
-    let probe = ProbeHandle::new();
-    let built = build(worker, shared, inbox, wake, &probe);
+    // Before anything is built: operators fetch their logger when they are made.
+    let mut recorder = lag::install(worker, Arc::clone(shared.metrics.operators()));
+    let built = build(worker, shared, inbox, wake, &mut recorder);
     if let Err(e) = built {
         shared.fail("the dataflow could not be built", e);
     }
     while !shared.stop.load(Ordering::Acquire) && worker.has_dataflows() {
         worker.step_or_park(Some(Duration::from_millis(500)));
+        recorder.publish(worker);
     }
     // Closing inputs would say that time has ended. Dropping the graph says nothing.
     for dataflow in worker.installed_dataflows() {
@@ -110,13 +116,14 @@ fn build(
     shared: &Arc<Shared>,
     inbox: Receiver<Feed>,
     wake: &Sender<(usize, SyncActivator)>,
-    probe: &ProbeHandle<Time>,
+    recorder: &mut Recorder,
 ) -> Result<(), String> {
     let (index, peers) = (worker.index(), worker.peers());
     let mut result = Ok(());
     let out = &mut result;
     worker.dataflow_named::<Time, _, _>("headwater", |scope| {
         let events = feed(scope, inbox, wake.clone(), index, shared.resumed);
+        let events = watched(events, "feed", Side::Output, recorder);
         let mut ends: Vec<StreamVec<'_, Time, ()>> = vec![];
         let mut tables: BTreeMap<usize, Rows<'_>> = BTreeMap::new();
         for (n, planned) in shared.plan.views.iter().enumerate() {
@@ -126,16 +133,33 @@ fn build(
                 joined(events.clone(), n, shared, peers, &mut tables)
             };
             match updates {
-                Ok(updates) => ends.push(fold(updates, n, shared)),
+                Ok(updates) => {
+                    let name = &planned.plan.name;
+                    let updates = watched(updates, &format!("project {name}"), Side::Output, recorder);
+                    let updates = watched(updates, &format!("fold {name}"), Side::Input, recorder);
+                    ends.push(watched(fold(updates, n, shared), &format!("fold {name}"), Side::Output, recorder));
+                }
                 Err(e) => *out = Err(format!("view `{}`: {e}", planned.plan.name)),
             }
         }
         // Events that no view reads pass here, so that their epochs close like the others.
         ends.push(events.flat_map(|_| None));
         let end = scope.concatenate(ends);
-        close(end, shared, probe);
+        close(watched(end, "close", Side::Input, recorder), shared);
     });
     result
+}
+
+/// A stream with a probe whose frontier is exported as that of an operator's input or output.
+fn watched<'s, D: Clone + 'static>(
+    stream: StreamVec<'s, Time, D>,
+    name: &str,
+    side: Side,
+    recorder: &mut Recorder,
+) -> StreamVec<'s, Time, D> {
+    let probe = ProbeHandle::new();
+    recorder.probe(name, side, &probe);
+    stream.probe_with(&probe)
 }
 
 /// The source: rows as they come, ticks as capabilities.
@@ -188,6 +212,7 @@ fn direct<'s>(
     let stream = shared.plan.source_index(&planned.plan.stream.name).ok_or("its stream is not planned")?;
     let shared = Arc::clone(shared);
     let name = format!("project {}", planned.plan.name);
+    let rows = shared.metrics.operators().rows(&name);
     Ok(events.unary::<CapacityContainerBuilder<Vec<Updates>>, _, _, _>(Pipeline, &name, move |_cap, _info| {
         move |input, output| {
             input.for_each(|cap, data| {
@@ -195,6 +220,8 @@ fn direct<'s>(
                 for event in data.drain(..).filter(|e| e.source == stream && !e.again) {
                     match projector.project_events(&event.batch, peers) {
                         Ok(projected) => {
+                            rows.took(event.batch.num_rows());
+                            rows.gave(projected.updates.iter().map(Updates::len).sum());
                             refuse_events(&shared, &projector, &event.batch, &projected.refused);
                             out.give_iterator(projected.updates.into_iter().filter(|u| !u.is_empty()));
                         }
@@ -378,10 +405,12 @@ fn fold<'s>(updates: StreamVec<'s, Time, Updates>, view: usize, shared: &Arc<Sha
     let logged = !planned.plan.joins.is_empty();
     let (shared, name) = (Arc::clone(shared), format!("fold {}", planned.plan.name));
     let by_group = Exchange::new(|u: &Updates| u.worker);
+    let rows = shared.metrics.operators().rows(&name);
     updates.unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(by_group, &name, move |_cap, _info| {
         move |input, _output| {
             input.for_each(|_cap, data| {
                 for updates in data.drain(..) {
+                    rows.took(updates.len());
                     if let Err(e) = shared.cache.push(&updates) {
                         shared.fail("pages", e);
                     }
@@ -395,7 +424,7 @@ fn fold<'s>(updates: StreamVec<'s, Time, Updates>, view: usize, shared: &Arc<Sha
 }
 
 /// Tells the committer which epochs are closed: any worker's word is enough, since the frontier is everyone's.
-fn close<'s>(end: StreamVec<'s, Time, ()>, shared: &Arc<Shared>, probe: &ProbeHandle<Time>) {
+fn close(end: StreamVec<'_, Time, ()>, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     end.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "close", move |_cap, _info| {
         let mut told = 0;
@@ -407,6 +436,5 @@ fn close<'s>(end: StreamVec<'s, Time, ()>, shared: &Arc<Shared>, probe: &ProbeHa
                 let _ = shared.committer.send(ToCommitter::Closed(closed));
             }
         }
-    })
-    .probe_with(probe);
+    });
 }

@@ -42,6 +42,8 @@ struct ViewPages {
     fold: Arc<Fold>,
     stripes: Vec<Mutex<HashTable<Page>>>,
     groups: AtomicU64,
+    /// Bytes of its pages as of their last write-back.
+    memory: AtomicI64,
 }
 
 /// All pages of all views.
@@ -53,7 +55,6 @@ pub struct Cache {
     readers: Mutex<BTreeMap<u64, usize>>,
     /// Whether the store had page rows when it was opened, or has had since.
     on_disk: bool,
-    memory: AtomicI64,
     /// Updates taken since the last write-back.
     unwritten: AtomicU64,
 }
@@ -103,6 +104,7 @@ impl Cache {
             fold: Arc::clone(&v.fold),
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
+            memory: AtomicI64::new(0),
         });
         let on_disk = last.is_some();
         Ok(Cache {
@@ -111,7 +113,6 @@ impl Cache {
             changed: Condvar::new(),
             readers: Mutex::new(BTreeMap::new()),
             on_disk,
-            memory: AtomicI64::new(0),
             unwritten: AtomicU64::new(0),
             store,
         })
@@ -244,7 +245,7 @@ impl Cache {
             for stripe in &view.stripes {
                 for page in stripe.lock().iter_mut() {
                     let Some(out) = page.write_back(at, &view.fold) else { continue };
-                    self.memory.fetch_add(page.recount().1 as i64, Ordering::Relaxed);
+                    view.memory.fetch_add(page.recount().1 as i64, Ordering::Relaxed);
                     let mut key = prefix.to_vec();
                     key.extend(&*page.key);
                     rows.push((key, out));
@@ -311,10 +312,15 @@ impl Cache {
         self.views[view].groups.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the pages of a view, counted now.
+    /// Bytes of the pages of a view, as of their last write-back.
+    pub fn counted_memory(&self, view: usize) -> u64 {
+        u64::try_from(self.views[view].memory.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Bytes of the pages of a view, counted now.  Does not disturb what [`Cache::counted_memory`] says.
     pub fn memory(&self, view: usize) -> usize {
         let stripes = &self.views[view].stripes;
-        stripes.iter().map(|s| s.lock().iter_mut().map(|p| p.recount().0).sum::<usize>()).sum()
+        stripes.iter().map(|s| s.lock().iter().map(Page::bytes).sum::<usize>()).sum()
     }
 
     /// The store behind it.

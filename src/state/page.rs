@@ -181,9 +181,14 @@ impl Page {
         Some(PageRows { page, chunks: encoded.chunks, dropped })
     }
 
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Page>() + self.key.len() + self.base.memory() + self.recent.capacity() * 8
+    }
+
     /// Counts its memory again: (bytes now, change since last counted).
     pub fn recount(&mut self) -> (usize, isize) {
-        let now = size_of::<Page>() + self.key.len() + self.base.memory() + self.recent.capacity() * 8;
+        let now = self.bytes();
         let change = now.cast_signed() - self.memory.cast_signed();
         self.memory = now;
         (now, change)
