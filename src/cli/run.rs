@@ -1,5 +1,6 @@
 //! `headwater run`: consumes the sources and serves, until SIGTERM or SIGINT.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,8 +8,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::replay::replay_into;
+use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
+use crate::definition::Definitions;
 use crate::engine::{Housekeeping, Node, Settings};
+use crate::plan::Plan;
 use crate::source::kafka::KafkaSettings;
 use crate::source::live::{Live, Ticks};
 use crate::source::replay::ReplayClock;
@@ -42,17 +46,86 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> Outcome {
     let (definitions, plan) = args.common.plan()?;
     let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signals(&stop)?;
+    let data_dir = args.common.data_dir();
+    let serving = Serving {
+        definitions: &definitions,
+        plan: &plan,
+        data_dir: &data_dir,
+        workers: usize::from(args.workers),
+        clock: &args.clock,
+        kafka: KafkaSettings { brokers: args.brokers.clone(), ..KafkaSettings::default() },
+        http: &args.http,
+        grpc: &args.grpc,
+        resp: &args.resp,
+    };
+    serve_node(&serving, &stop, &mut SayReady)
+}
+
+/// What a serving node is made of; the same for `run` and `demo`.
+pub(super) struct Serving<'a> {
+    pub(super) definitions: &'a Definitions,
+    pub(super) plan: &'a Arc<Plan>,
+    pub(super) data_dir: &'a Path,
+    pub(super) workers: usize,
+    /// `wall`, `record` or `event`.
+    pub(super) clock: &'a str,
+    pub(super) kafka: KafkaSettings,
+    /// `HOST:PORT`, `HOST:0` or `off`, as the two below.
+    pub(super) http: &'a str,
+    pub(super) grpc: &'a str,
+    pub(super) resp: &'a str,
+}
+
+/// Where a node serves: `HOST:PORT` each, or nothing where it is off.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ready {
+    pub(super) http: Option<String>,
+    pub(super) grpc: Option<String>,
+    pub(super) resp: Option<String>,
+    pub(super) epoch: u64,
+}
+
+impl std::fmt::Display for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = |at: &Option<String>| at.clone().unwrap_or_else(|| "off".into());
+        let (http, grpc, resp) = (place(&self.http), place(&self.grpc), place(&self.resp));
+        write!(f, "ready http={http} grpc={grpc} resp={resp} epoch={}", Epoch(self.epoch))
+    }
+}
+
+/// Who is told how a serving node does.
+pub(super) trait Observer {
+    /// It serves from now on.
+    fn ready(&mut self, ready: &Ready);
+    /// Called between slices, at least every tenth of a second.
+    fn turn(&mut self, node: &Node, live: &Live);
+}
+
+/// Prints the `ready` line, and is quiet from then on.
+struct SayReady;
+
+impl Observer for SayReady {
+    fn ready(&mut self, ready: &Ready) {
+        say(ready);
+    }
+
+    fn turn(&mut self, _: &Node, _: &Live) {}
+}
+
+/// Starts a node, reads the sources and serves, until `stop` is set; then stops at a commit.
+pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer: &mut dyn Observer) -> Outcome {
     let clock = Clock::Machine;
-    let kafka = KafkaSettings { brokers: args.brokers.clone(), ..KafkaSettings::default() };
-    let settings = Settings { workers: usize::from(args.workers), sync_always: false };
-    let mut node = Node::start(Arc::clone(&plan), &args.common.data_dir(), settings, &clock)?;
-    let housekeeping = Housekeeping::start(&node, &stop);
-    replay_first(args, &mut node, &definitions.dir, &kafka)?;
+    let (dir, kafka) = (&serving.definitions.dir, &serving.kafka);
+    let settings = Settings { workers: serving.workers, sync_always: false };
+    let mut node = Node::start(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
+    let housekeeping = Housekeeping::start(&node, stop);
+    replay_first(serving.clock, &mut node, dir, kafka, stop)?;
     let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(100) };
     let offsets = node.store().offsets()?;
-    let mut live = Live::new(&plan.sources, &definitions.dir, &kafka, offsets, &clock, ticks)?;
-    say(format!("ready http=off grpc=off resp=off epoch={}", Epoch(node.cache().published().epoch)));
-    let outcome = follow(&mut node, &mut live, &stop);
+    let mut live = Live::new(&serving.plan.sources, dir, kafka, offsets, &clock, ticks)?;
+    observer.ready(&Ready { epoch: node.cache().published().epoch, ..Ready::default() });
+    let outcome = follow(&mut node, &mut live, stop, observer);
     stop.store(true, Ordering::Release);
     housekeeping.join();
     outcome?;
@@ -63,12 +136,13 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
 /// Under `record` or `event`: what is there now, unless this directory has gone live already.
 #[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn replay_first(
-    args: &RunArgs,
+    clock: &str,
     node: &mut Node,
-    dir: &std::path::Path,
+    dir: &Path,
     kafka: &KafkaSettings,
+    stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    let (clock, kind) = match args.clock.as_str() {
+    let (clock, kind) = match clock {
         "event" => (ReplayClock::Event, ClockKind::Event),
         "record" => (ReplayClock::Record, ClockKind::Record),
         _ => return Ok(()),
@@ -76,7 +150,7 @@ fn replay_first(
     if node.store().last_commit()?.is_some_and(|c| c.clock == ClockKind::Wall) {
         return Ok(());
     }
-    if let Err(e) = replay_into(node, dir, clock, kind, kafka) {
+    if let Err(e) = replay_into(node, dir, clock, kind, kafka, stop) {
         let unreachable = e.downcast_ref::<crate::source::replay::ReplayError>().is_some_and(|e| {
             use crate::source::kafka::KafkaError;
             use crate::source::replay::ReplayError;
@@ -92,7 +166,7 @@ fn replay_first(
 
 /// Feeds slices until told to stop.
 #[expect(clippy::print_stderr, reason = "an operator reads this")]
-fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool) -> Outcome {
+fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
     let mut last = Epoch(node.cache().published().epoch);
     let mut said = std::collections::BTreeMap::new();
     let mut acknowledged = Instant::now();
@@ -102,6 +176,7 @@ fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool) -> Outcome {
             node.feed(slice, ClockKind::Wall)?;
         }
         node.check()?;
+        observer.turn(node, live);
         let troubles = live.troubles();
         for (source, why) in troubles.iter().filter(|(s, why)| said.get(*s) != Some(*why)) {
             eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
