@@ -32,7 +32,7 @@ const HISTORY: i64 = 12 * HOUR;
 const HOUR: i64 = 3_600_000_000;
 /// What happened in that time: far below what the broker keeps, so that all of it is there to be replayed.
 const HISTORY_EVENTS: i64 = 40_000;
-/// The names that a client finds in the printed commands: a busy user and a busy item.
+/// The user of the printed commands: neither busy nor quiet.
 const USER: i64 = 42;
 
 #[derive(Args)]
@@ -266,12 +266,30 @@ impl<'a> Guide<'a> {
             commands
                 .push(("in Redis' protocol", format!("redis-cli -h {host} -p {port} HGETALL user_activity:{USER}")));
         }
+        let labels = quoted(&labels_path(self.data_dir));
+        let out = quoted(&self.data_dir.join("demo-training.csv"));
+        let features = "user_activity:views_24h,user_activity:spend_7d,user_activity:last_item";
         commands.extend([
             ("the same, read beside the node", format!("{program} get user_activity {USER} {place}")),
             ("a view over a join", format!("{program} get category_sales books {place}")),
             ("recomputed by a second engine", format!("{program} verify --sample 50 {place}")),
+            (
+                "a training set: what the features were at past instants",
+                format!("{program} history --labels {labels} --features {features} --out {out} {place} && cat {out}"),
+            ),
             ("what was refused, and why", format!("{program} quarantine list {place} | tail -n 5")),
         ]);
+        if let Some(at) = &ready.grpc {
+            let ask = format!(
+                "import sys, pyarrow.csv as c, pyarrow.flight as f; t = c.read_csv(sys.argv[1]); \
+                 d = f.FlightDescriptor.for_command(b'{{\"point_in_time\":{{\"features\":[\"user_activity:*\"]}}}}'); \
+                 w, r = f.connect(\"grpc://{at}\").do_exchange(d); w.begin(t.schema); w.write_table(t); \
+                 w.done_writing(); print(r.read_all().to_pandas())"
+            );
+            let ask = ask.replace('\'', r"'\''");
+            commands
+                .push(("the same over Arrow Flight; needs pyarrow and pandas", format!("python3 -c '{ask}' {labels}")));
+        }
         commands
     }
 
