@@ -284,11 +284,11 @@ impl<'a> Guide<'a> {
                 "import sys, pyarrow.csv as c, pyarrow.flight as f; t = c.read_csv(sys.argv[1]); \
                  d = f.FlightDescriptor.for_command(b'{{\"point_in_time\":{{\"features\":[\"user_activity:*\"]}}}}'); \
                  w, r = f.connect(\"grpc://{at}\").do_exchange(d); w.begin(t.schema); w.write_table(t); \
-                 w.done_writing(); print(r.read_all().to_pandas())"
+                 w.done_writing(); [print(x) for x in r.read_all().to_pylist()]"
             );
             let ask = ask.replace('\'', r"'\''");
             commands
-                .push(("the same over Arrow Flight; needs pyarrow and pandas", format!("python3 -c '{ask}' {labels}")));
+                .push(("the same over Arrow Flight; needs pyarrow", format!("python3 -c '{ask}' {labels}")));
         }
         commands
     }
