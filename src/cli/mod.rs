@@ -7,6 +7,7 @@
 //! Neighbours: `main` calls this; each command wires `engine`, `online`, `offline` or `verify`.
 
 mod check;
+mod demo;
 mod explain;
 mod get;
 mod history;
@@ -14,6 +15,8 @@ mod label_file;
 mod quarantine;
 mod replay;
 mod run;
+mod shop;
+mod signals;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -37,6 +40,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything at once with no Kafka at hand: an in-process broker, a made-up shop, the shipped dataflows.
+    #[command(after_help = "Example:\n  headwater demo --rate 2000")]
+    Demo(demo::DemoArgs),
     /// Parse and type-check the definitions.
     #[command(after_help = "Example:\n  headwater check --dir shop --set DATA=data")]
     Check(Common),
@@ -123,6 +129,7 @@ pub(crate) type Outcome = Result<(), Failure>;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Run(args) => run::run(&args),

@@ -1,5 +1,6 @@
 //! `headwater replay`: reads the sources to their end as fast as it can, commits, prints a summary.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::bail;
@@ -40,7 +41,7 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     let started = Instant::now();
     let settings = Settings { workers: usize::from(args.workers), sync_always: false };
     let mut node = Node::start(std::sync::Arc::clone(&plan), &args.common.data_dir(), settings, &Clock::Machine)?;
-    let epochs = replay_into(&mut node, &definitions.dir, clock, kind, &kafka)?;
+    let epochs = replay_into(&mut node, &definitions.dir, clock, kind, &kafka, &AtomicBool::new(false))?;
     let progress = node.stop()?;
     let seconds = started.elapsed().as_secs_f64();
     say(format!(
@@ -53,13 +54,14 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     Ok(())
 }
 
-/// Replays all sources into a node; returns the number of epochs.
+/// Replays all sources into a node, or up to where `stop` is set; returns the number of epochs.
 pub(crate) fn replay_into(
     node: &mut Node,
     dir: &std::path::Path,
     clock: ReplayClock,
     kind: ClockKind,
     kafka: &KafkaSettings,
+    stop: &AtomicBool,
 ) -> Result<u64, anyhow::Error> {
     let last = node.store().last_commit()?;
     if last.as_ref().is_some_and(|c| c.clock == ClockKind::Wall) {
@@ -77,7 +79,9 @@ pub(crate) fn replay_into(
     let sources = node.plan().sources.clone();
     let mut replay = Replay::new(&sources, dir, clock, kafka, &resume)?;
     let mut epochs = 0;
-    while let Some(slice) = replay.next_slice(SLICE)? {
+    while !stop.load(Ordering::Acquire)
+        && let Some(slice) = replay.next_slice(SLICE)?
+    {
         epochs += epochs_of(&slice);
         node.feed(slice, kind)?;
     }
