@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use crate::config::Config;
 use super::run::{Observer, Ready, Serving, serve_node};
 use super::shop::{CLICK_PARTITIONS, CLICKS, ITEMS, Shop, USERS};
 use super::signals::stop_on_signals;
@@ -76,10 +77,9 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
     write_labels(&labels_path(&data_dir), opened)?;
     let selling = sell(shop, sender, args.rate, &stop).context("no thread for the shop")?;
 
-    let (http, grpc, resp) = (
+    let (http, grpc) = (
         place(args.http.as_deref(), "127.0.0.1:6566"),
         place(args.grpc.as_deref(), "127.0.0.1:8815"),
-        place(args.resp.as_deref(), "127.0.0.1:6380"),
     );
     let serving = Serving {
         definitions: &definitions,
@@ -90,7 +90,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         kafka: KafkaSettings { brokers: Some(broker.address()), ..KafkaSettings::default() },
         http: &http,
         grpc: &grpc,
-        resp: &resp,
+        commit: Config::default().commit,
     };
     let mut guide = Guide::new(args, &data_dir, &stop);
     let outcome = serve_node(&serving, &stop, &mut guide);

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::bail;
 use clap::Args;
 
+use super::run::{kafka_settings, settings};
 use super::{Common, Outcome, say};
 use crate::engine::{Node, Settings};
 use crate::source::kafka::KafkaSettings;
@@ -25,7 +26,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     /// Kafka brokers, where the definitions do not name them.
-    #[arg(long, env = "HEADWATER_KAFKA_BROKERS")]
+    #[arg(long)]
     brokers: Option<String>,
     #[command(flatten)]
     common: Common,
@@ -37,10 +38,10 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
         "record" => (ReplayClock::Record, ClockKind::Record),
         _ => (ReplayClock::Event, ClockKind::Event),
     };
-    let kafka = KafkaSettings { brokers: args.brokers.clone(), ..KafkaSettings::default() };
+    let kafka = kafka_settings(&settings(&args.common, &[("kafka.brokers", &args.brokers)])?);
     let started = Instant::now();
-    let settings = Settings { workers: usize::from(args.workers), sync_always: false };
-    let mut node = Node::start(std::sync::Arc::clone(&plan), &args.common.data_dir(), settings, &Clock::Machine)?;
+    let workers = Settings { workers: usize::from(args.workers), sync_always: false };
+    let mut node = Node::start(std::sync::Arc::clone(&plan), &args.common.data_dir(), workers, &Clock::Machine)?;
     let epochs = replay_into(&mut node, &definitions.dir, clock, kind, &kafka, &AtomicBool::new(false))?;
     let progress = node.stop()?;
     let seconds = started.elapsed().as_secs_f64();

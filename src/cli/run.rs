@@ -10,6 +10,7 @@ use clap::Args;
 use super::replay::replay_into;
 use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
+use crate::config::{self, Config, Listen};
 use crate::definition::Definitions;
 use crate::engine::{Housekeeping, Node, Settings};
 use crate::online::Online;
@@ -24,24 +25,24 @@ use crate::time::{Clock, Epoch};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// Timely workers.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    workers: u16,
+    /// Timely workers; default 1.
+    #[arg(long)]
+    workers: Option<String>,
     /// wall; or record or event: what is there at the start is replayed first.
     #[arg(long, default_value = "wall", value_parser = ["wall", "record", "event"])]
     clock: String,
     /// Kafka brokers, where the definitions do not name them.
-    #[arg(long, env = "HEADWATER_KAFKA_BROKERS")]
+    #[arg(long)]
     brokers: Option<String>,
-    /// HOST:PORT, HOST:0 for a free port, or off.
-    #[arg(long, default_value = "127.0.0.1:6566")]
-    http: String,
-    /// HOST:PORT, HOST:0 for a free port, or off.
-    #[arg(long, default_value = "127.0.0.1:8815")]
-    grpc: String,
-    /// HOST:PORT, HOST:0 for a free port, or off.
-    #[arg(long, default_value = "127.0.0.1:6380")]
-    resp: String,
+    /// HOST:PORT, HOST:0 for a free port, or off; default 127.0.0.1:6566.
+    #[arg(long)]
+    http: Option<String>,
+    /// HOST:PORT, HOST:0 for a free port, or off; default 127.0.0.1:8815.
+    #[arg(long)]
+    grpc: Option<String>,
+    /// HOST:PORT, HOST:0 for a free port, or off; not built yet, so always off.
+    #[arg(long)]
+    resp: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -51,16 +52,28 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signals(&stop)?;
     let data_dir = args.common.data_dir();
+    let flags = [
+        ("workers.count", &args.workers),
+        ("kafka.brokers", &args.brokers),
+        ("http.listen", &args.http),
+        ("grpc.listen", &args.grpc),
+        ("resp.listen", &args.resp),
+    ];
+    let config = settings(&args.common, &flags)?;
+    let listen = |l: &Listen| match l {
+        Listen::At(address) => address.clone(),
+        Listen::Off => "off".to_string(),
+    };
     let serving = Serving {
         definitions: &definitions,
         plan: &plan,
         data_dir: &data_dir,
-        workers: usize::from(args.workers),
+        workers: config.workers.unwrap_or(1),
         clock: &args.clock,
-        kafka: KafkaSettings { brokers: args.brokers.clone(), ..KafkaSettings::default() },
-        http: &args.http,
-        grpc: &args.grpc,
-        resp: &args.resp,
+        kafka: kafka_settings(&config),
+        http: &listen(&config.http),
+        grpc: &listen(&config.grpc),
+        commit: config.commit,
     };
     serve_node(&serving, &stop, &mut SayReady)
 }
@@ -77,7 +90,23 @@ pub(super) struct Serving<'a> {
     /// `HOST:PORT`, `HOST:0` or `off`, as the two below.
     pub(super) http: &'a str,
     pub(super) grpc: &'a str,
-    pub(super) resp: &'a str,
+    /// Ticks and syncs.
+    pub(super) commit: config::Commit,
+}
+
+/// The settings of a deployment: file, then environment, then flags.
+pub(super) fn settings(common: &Common, flags: &[(&str, &Option<String>)]) -> Result<Config, Failure> {
+    let flags: Vec<(&str, &str)> = flags.iter().filter_map(|(n, v)| Some((*n, v.as_deref()?))).collect();
+    Config::load(&common.dir, std::env::vars(), &flags).map_err(|e| Failure::Usage(e.into()))
+}
+
+/// How to reach Kafka.
+pub(super) fn kafka_settings(config: &Config) -> KafkaSettings {
+    KafkaSettings {
+        brokers: config.kafka.brokers.clone(),
+        group: config.kafka.group_id.clone(),
+        properties: config.kafka.properties.clone(),
+    }
 }
 
 /// Where a node serves: `HOST:PORT` each, or nothing where it is off.
@@ -120,7 +149,8 @@ impl Observer for SayReady {
 pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer: &mut dyn Observer) -> Outcome {
     let clock = Clock::Machine;
     let (dir, kafka) = (&serving.definitions.dir, &serving.kafka);
-    let settings = Settings { workers: serving.workers, sync_always: false };
+    let sync_always = serving.commit.sync == config::Sync::Always;
+    let settings = Settings { workers: serving.workers, sync_always };
     let mut node = Node::start(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
     let online = Online::new(
         Arc::clone(serving.plan),
@@ -132,7 +162,10 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let servers = Servers::start(serving.http, serving.grpc, &http, node.offline())?;
     let housekeeping = Housekeeping::start(&node, stop);
     replay_first(serving.clock, &mut node, dir, kafka, stop)?;
-    let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(100) };
+    let ticks = Ticks {
+        busy: Duration::from_millis(serving.commit.tick_ms),
+        idle: Duration::from_millis(serving.commit.idle_tick_ms),
+    };
     let offsets = node.store().offsets()?;
     let mut live = Live::new(&serving.plan.sources, dir, kafka, offsets, &clock, ticks)?;
     http.set_ready(true);
