@@ -87,7 +87,12 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         data_dir: &data_dir,
         workers: usize::from(args.workers),
         clock: "record",
-        kafka: KafkaSettings { brokers: Some(broker.address()), ..KafkaSettings::default() },
+        kafka: KafkaSettings {
+            brokers: Some(broker.address()),
+            // Unlike a real broker the mock answers a waiting fetch only when its time is up.
+            properties: [("fetch.wait.max.ms".to_string(), "10".to_string())].into(),
+            ..KafkaSettings::default()
+        },
         http: &http,
         grpc: &grpc,
         commit: Config::default().commit,

@@ -162,7 +162,19 @@ impl Cache {
     /// # Errors
     /// A page row that cannot be read.
     pub fn push(&self, updates: &Updates) -> Result<(), StateError> {
-        let limit = self.limit();
+        self.take(updates, self.limit())
+    }
+
+    /// Puts updates back that were committed before: pages that contain their epochs skip them. Nothing is merged on the
+    /// way, since a page that has taken one update of an epoch may still lack the next.
+    ///
+    /// # Errors
+    /// A page row that cannot be read.
+    pub fn redo(&self, updates: &Updates) -> Result<(), StateError> {
+        self.take(updates, 0)
+    }
+
+    fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
         self.unwritten.fetch_add(updates.len() as u64, Ordering::Relaxed);
         let view = &self.views[updates.view];
         for n in 0..updates.len() {
