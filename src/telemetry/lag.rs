@@ -218,7 +218,7 @@ struct Operator {
 /// What one worker has heard from timely since it last handed over.
 #[derive(Default)]
 struct Heard {
-    operators: HashMap<usize, Operator>,
+    operators: BTreeMap<usize, Operator>,
     by_addr: HashMap<Vec<usize>, usize>,
     /// Addresses of source and target.
     channels: HashMap<usize, (Vec<usize>, Vec<usize>)>,
