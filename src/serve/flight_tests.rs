@@ -105,7 +105,7 @@ async fn labels_go_up_and_features_come_down() {
     let mut client = client(log(dir.path())).await;
     let command = r#"{"point_in_time":{"features":["users:n"],"time_column":"as_of"}}"#;
     let batches = vec![labels(0, 70), labels(70, 30), labels(100, 200_000)];
-    let down = client.do_exchange(up(command, batches).map(|m| m.expect("labels encode"))).await.unwrap();
+    let down = client.do_exchange(up(command, batches)).await.unwrap();
     check_counts(&down.try_collect::<Vec<_>>().await.unwrap(), 200_100);
 
     let command = r#"{"point_in_time":{"service":"all_users"}}"#;
@@ -123,7 +123,7 @@ async fn what_is_wrong_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let mut client = client(log(dir.path())).await;
     let refused = async |client: &mut FlightClient, command: &str, batch: RecordBatch| {
-        let down = match client.do_exchange(up(command, vec![batch]).map(|m| m.expect("labels encode"))).await {
+        let down = match client.do_exchange(up(command, vec![batch])).await {
             Ok(down) => down.try_collect::<Vec<_>>().await,
             Err(e) => Err(e),
         };

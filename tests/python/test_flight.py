@@ -1,0 +1,192 @@
+"""Arrow Flight with stock pyarrow against a running node: a training set over DoExchange, DoPut and DoGet."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+
+import pyarrow as pa
+import pytest
+
+flight = pytest.importorskip("pyarrow.flight")
+
+SQL = """
+CREATE STREAM clicks (user_id BIGINT NOT NULL, kind TEXT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+FROM FILE (path = 'clicks.csv', format = 'csv');
+CREATE FEATURE VIEW users AS
+SELECT user_id, count(*) FILTER (WHERE ts > now() - INTERVAL '1 minute') AS n, last_value(kind ORDER BY ts) AS last
+FROM clicks GROUP BY user_id;
+CREATE FEATURE VIEW kinds AS SELECT kind, count(*) AS n FROM clicks GROUP BY kind;
+CREATE FEATURE SERVICE ranker AS users;
+"""
+
+#: User 1 clicks at every tenth second of the first ten minutes of 2024, by turns on "a" and "b"; user 2 once.
+START = 1_704_067_200_000_000
+CLICKS = [(1, "ab"[n % 2], START + n * 10_000_000) for n in range(60)] + [(2, "a", START + 5_000_000)]
+
+
+def rfc3339(micros):
+    return str(pa.scalar(micros, pa.timestamp("us")).as_py().isoformat(timespec="microseconds")) + "Z"
+
+
+def ready(process):
+    """The fields of the line that a node prints when it serves."""
+    lines = queue.Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout] + [lines.put("")], daemon=True).start()
+    while True:
+        line = lines.get(timeout=60)
+        assert line, f"the node ended with {process.wait(10)}"
+        if line.startswith("ready "):
+            return dict(field.split("=", 1) for field in line.split()[1:])
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("flight")
+    (directory / "dataflows").mkdir()
+    (directory / "dataflows" / "all.sql").write_text(SQL)
+    rows = sorted(CLICKS, key=lambda click: click[2])
+    lines = ["user_id,kind,ts"] + [f"{user},{kind},{rfc3339(ts)}" for user, kind, ts in rows]
+    (directory / "clicks.csv").write_text("\n".join(lines) + "\n")
+    base = [os.environ["HEADWATER_BIN"]]
+    common = ["--dir", str(directory)]
+    # Under the event clock, history was served as it happened.
+    subprocess.run([*base, "replay", "--clock", "event", *common], check=True, timeout=120)
+    command = [*base, "run", *common, "--http", "off", "--resp", "off", "--grpc", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        with flight.connect(f"grpc://{ready(process)['grpc']}") as connected:
+            yield connected
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def expected(user, at):
+    """What the definition says, worked out by hand: (n, last)."""
+    mine = [(kind, ts) for who, kind, ts in CLICKS if who == user and ts <= at]
+    recent = [ts for _, ts in mine if ts > at - 60_000_000]
+    return len(recent), max(mine, key=lambda click: click[1])[0] if mine else None
+
+
+def labels(rows, step=1_700_000):
+    users = [[1, 2, 3, None][n % 4] for n in range(rows)]
+    times = [START - 5_000_000 + (n * step) % 700_000_000 for n in range(rows)]
+    return pa.table(
+        {
+            "id": pa.array(range(rows), pa.int32()),
+            "user_id": pa.array(users, pa.int64()),
+            "as_of": pa.array(times, pa.timestamp("us", "UTC")),
+            "note": pa.array([f"row {n}" if n % 3 else "" for n in range(rows)]),
+        }
+    )
+
+
+def descriptor(**asked):
+    return flight.FlightDescriptor.for_command(json.dumps({"point_in_time": asked}))
+
+
+def exchange(client, asked, *tables):
+    writer, reader = client.do_exchange(descriptor(**asked))
+    with writer:
+        writer.begin(tables[0].schema)
+        for table in tables:
+            writer.write_table(table)
+        writer.done_writing()
+        return reader.read_all()
+
+
+def check(result, sent):
+    assert result.column_names == [*sent.column_names, "n", "last"]
+    assert result.select(sent.column_names).equals(sent), "label rows come back as they were, in order"
+    assert result.schema.field("n").type == pa.int64()
+    assert result.schema.field("last").type == pa.string()
+    rows = zip(sent["user_id"].to_pylist(), sent["as_of"].cast(pa.int64()).to_pylist(), strict=True)
+    want = [expected(user, at) for user, at in rows]
+    assert list(zip(result["n"].to_pylist(), result["last"].to_pylist(), strict=True)) == want
+
+
+def test_exchange(client):
+    sent = labels(1000)
+    check(exchange(client, {"features": ["users:n", "users:last"]}, sent), sent)
+
+
+def test_exchange_of_a_service_as_corrected(client):
+    sent = labels(200)
+    check(exchange(client, {"service": "ranker", "mode": "corrected", "time_column": "as_of"}, sent), sent)
+
+
+def test_many_labels_are_sent_before_any_result_is_read(client):
+    # Far more than fits the connection's windows.
+    sent = labels(300_000, step=7_919)
+    parts = [sent.slice(at, 10_000) for at in range(0, sent.num_rows, 10_000)]
+    check(exchange(client, {"features": ["users:*"]}, *parts), sent)
+
+
+def test_a_batch_is_answered_before_the_next_is_sent(client):
+    sent = labels(40)
+    writer, reader = client.do_exchange(descriptor(features=["users:*"]))
+    with writer:
+        writer.begin(sent.schema)
+        for at in (0, 20):
+            writer.write_table(sent.slice(at, 20))
+            check(pa.Table.from_batches([reader.read_chunk().data]), sent.slice(at, 20))
+        writer.done_writing()
+
+
+def test_no_labels(client):
+    sent = labels(0)
+    result = exchange(client, {"features": ["users:*"]}, sent)
+    assert result.num_rows == 0
+    assert result.column_names == ["id", "user_id", "as_of", "note", "n", "last"]
+
+
+def test_put_then_get(client):
+    sent = labels(500)
+    writer, reader = client.do_put(descriptor(features=["users:*"]), sent.schema)
+    with writer:
+        writer.write_table(sent)
+        writer.done_writing()
+        ticket = flight.Ticket(reader.read().to_pybytes())
+        assert reader.read() is None
+    check(client.do_get(ticket).read_all(), sent)
+    check(client.do_get(ticket).read_all(), sent)
+
+
+def test_full_names(client):
+    sent = labels(8).append_column("kind", pa.array(["a", "b"] * 4))
+    asked = {"features": ["users:n", "kinds:n"]}
+    with pytest.raises(pa.ArrowInvalid, match="full_names"):
+        exchange(client, asked, sent)
+    result = exchange(client, {**asked, "full_names": True}, sent)
+    assert result.column_names[-2:] == ["users__n", "kinds__n"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"features": ["user:n"]}, KeyError, "did you mean `users`"),
+        ({"features": ["users:m"]}, KeyError, "no feature `m`"),
+        ({"service": "rankers"}, KeyError, "no service `rankers`"),
+        ({"features": ["users:n"], "mode": "late"}, pa.ArrowInvalid, "late"),
+        ({"features": ["users:n"], "time_column": "t"}, pa.ArrowInvalid, "no column `t`"),
+        ({"features": ["kinds:n"]}, pa.ArrowInvalid, "no column `kind`"),
+        ({}, pa.ArrowInvalid, "no feature is asked for"),
+    ],
+)
+def test_what_is_wrong_is_said(client, asked, error, message):
+    with pytest.raises(error, match=message):
+        exchange(client, asked, labels(4))
+
+
+def test_a_bad_cell_is_named(client):
+    sent = pa.table({"user_id": ["1", "x"], "as_of": ["2024-01-01T00:00:00Z"] * 2})
+    with pytest.raises(pa.ArrowInvalid, match="row 2, column `user_id`"):
+        exchange(client, {"features": ["users:n"]}, sent)
+
+
+def test_an_unknown_ticket(client):
+    with pytest.raises(KeyError, match="no upload has this ticket"):
+        client.do_get(flight.Ticket(b"nothing")).read_all()
