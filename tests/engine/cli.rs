@@ -11,7 +11,8 @@ use super::support::{Deployment, Done, headwater};
 const EVENTS: &str = "CREATE STREAM events (u BIGINT, x BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
 FROM FILE (path = 'events.jsonl', format = 'jsonl');\n";
 const VIEW: &str = "CREATE FEATURE VIEW sums AS SELECT u, sum(x) AS x FROM events GROUP BY u;\n";
-const ROWS: &str = "{\"u\":1,\"x\":2,\"ts\":\"2024-01-01T00:00:00Z\"}\n{\"u\":1,\"x\":3,\"ts\":\"2024-01-01T01:00:00Z\"}\n";
+const ROWS: &str =
+    "{\"u\":1,\"x\":2,\"ts\":\"2024-01-01T00:00:00Z\"}\n{\"u\":1,\"x\":3,\"ts\":\"2024-01-01T01:00:00Z\"}\n";
 
 fn good() -> Deployment {
     Deployment::new(&[("a.sql", EVENTS), ("b.sql", VIEW), ("./events.jsonl", ROWS)])
@@ -31,7 +32,13 @@ fn wrong_definitions_exit_with_2() {
     }
     let sum_of_text = "CREATE FEATURE VIEW sums AS\nSELECT u, sum(nope) AS x FROM events GROUP BY u;\n";
     check(&[("a.sql", EVENTS), ("b.sql", sum_of_text)], "check", &[], 2, &["dataflows/b.sql:2:", "nope"]);
-    check(&[("a.sql", "CREATE STREAM s (a BIGINT,\n  b WHATEVER\n) FROM PUSH;")], "replay", &[], 2, &["dataflows/a.sql:2:"]);
+    check(
+        &[("a.sql", "CREATE STREAM s (a BIGINT,\n  b WHATEVER\n) FROM PUSH;")],
+        "replay",
+        &[],
+        2,
+        &["dataflows/a.sql:2:"],
+    );
     check(&[("a.sql", EVENTS), ("b.sql", VIEW), ("c.sql", VIEW)], "check", &[], 2, &["dataflows/c.sql:1:", "sums"]);
     let set = EVENTS.replace("events.jsonl", "${NOWHERE}");
     check(&[("a.sql", &set)], "check", &[], 2, &["NOWHERE", "dataflows/a.sql:2:"]);

@@ -54,7 +54,8 @@ fn create_topic(brokers: &str, topic: &str) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client");
     let new = NewTopic::new(topic, 4, TopicReplication::Fixed(1));
-    let made = futures::executor::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker answers");
+    let made =
+        futures::executor::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker answers");
     assert!(made.iter().all(Result::is_ok), "{made:?}");
 }
 
@@ -101,6 +102,10 @@ fn lifetime(loaded: &Loaded, data: &Path) -> BTreeMap<Vec<u8>, String> {
     groups.into_iter().map(answer).collect()
 }
 
+fn fresh_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
 #[test]
 fn a_node_killed_ten_times_answers_as_one_that_was_not() {
     let Ok(brokers) = std::env::var("HEADWATER_TEST_BROKERS") else {
@@ -109,7 +114,7 @@ fn a_node_killed_ten_times_answers_as_one_that_was_not() {
     };
     let Some(data) = data() else { return };
     let lines = Arc::new(lines(&data));
-    let seed = std::env::var("HEADWATER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(rand::random());
+    let seed = std::env::var("HEADWATER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(fresh_seed);
     eprintln!("HEADWATER_TEST_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
 

@@ -86,11 +86,12 @@ fn double(rng: &mut StdRng) -> String {
 /// An instant within three days; round ones, so that times coincide with one another and with window edges.
 fn instant(rng: &mut StdRng) -> i64 {
     let start = at("2024-01-01T00:00:00Z");
-    start + match rng.random_range(0..4) {
-        0 => rng.random_range(0..72) * 3_600_000_000,
-        1 => rng.random_range(0..72) * 3_600_000_000 + rng.random_range(-1..=1),
-        _ => rng.random_range(0..72 * 3_600) * 1_000_000 + rng.random_range(0..2) * 500_001,
-    }
+    start
+        + match rng.random_range(0..4) {
+            0 => rng.random_range(0..72) * 3_600_000_000,
+            1 => rng.random_range(0..72) * 3_600_000_000 + rng.random_range(-1..=1),
+            _ => rng.random_range(0..72 * 3_600) * 1_000_000 + rng.random_range(0..2) * 500_001,
+        }
 }
 
 fn text(micros: i64) -> String {
@@ -160,7 +161,7 @@ fn items(rng: &mut StdRng) -> String {
 }
 
 /// The definitions with a history of that many events.
-pub fn deployment(seed: u64, rows: usize) -> Deployment {
+pub(crate) fn deployment(seed: u64, rows: usize) -> Deployment {
     let mut rng = StdRng::seed_from_u64(seed);
     Deployment::new(&[
         ("sources.sql", SOURCES),

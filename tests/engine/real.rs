@@ -11,7 +11,7 @@ use super::support::{Done, headwater};
 const BOUNDS: &str = "(]";
 
 /// The data, if there is any.
-pub fn data() -> Option<PathBuf> {
+pub(crate) fn data() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     let found = std::env::var_os("HEADWATER_DATA").map_or(beside, PathBuf::from);
     if !found.is_dir() {
@@ -41,14 +41,17 @@ fn check(set: &str, views: &[&str]) {
         assert!(verified.out.contains(&format!("{view}: groups=")), "{}", verified.out);
         let out = store.path().join(format!("{view}.csv"));
         let labels = data.join("expected/probes").join(format!("{view}.csv"));
-        run("history", &[
-            "--labels",
-            labels.to_str().expect("plain"),
-            "--features",
-            &format!("{view}:*"),
-            "--out",
-            out.to_str().expect("plain"),
-        ]);
+        run(
+            "history",
+            &[
+                "--labels",
+                labels.to_str().expect("plain"),
+                "--features",
+                &format!("{view}:*"),
+                "--out",
+                out.to_str().expect("plain"),
+            ],
+        );
         compare(view, &data.join("expected").join(format!("{view}.csv")), &out);
     }
 }
@@ -78,7 +81,8 @@ fn taxi_is_what_was_expected() {
 fn late_trips_are_corrected_and_not_served() {
     let Some(data) = data() else { return };
     let store = tempfile::tempdir().expect("a temporary directory");
-    let run = |name: &str, args: &[&str]| Done::of(command(name, "taxi", &data, store.path()).args(args)).expect(0, &[]);
+    let run =
+        |name: &str, args: &[&str]| Done::of(command(name, "taxi", &data, store.path()).args(args)).expect(0, &[]);
     run("replay", &["--clock", "record"]);
     let labels = store.path().join("labels.csv");
     std::fs::write(&labels, "pu_location_id,as_of\n74,2024-01-12T18:00:00Z\n").expect("a file");
@@ -112,7 +116,8 @@ fn compare(view: &str, expected: &Path, out: &Path) {
         compared += 1;
         let double = is_double(expected.iter().filter_map(|r| r[n].as_deref()));
         for row in &wanted {
-            let got = out.iter().find(|r| r[out_probe] == row[probe]).unwrap_or_else(|| panic!("{view}: a probe is lost"));
+            let got =
+                out.iter().find(|r| r[out_probe] == row[probe]).unwrap_or_else(|| panic!("{view}: a probe is lost"));
             if !same(row[n].as_deref(), got[m].as_deref(), double) {
                 problems.push(format!("{view} probe {:?} {name}: expected {:?}, got {:?}", row[probe], row[n], got[m]));
             }

@@ -24,13 +24,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// A deployment directory of its own; its data is in `data/` unless a test says otherwise.
-pub struct Deployment {
+pub(crate) struct Deployment {
     dir: tempfile::TempDir,
 }
 
 impl Deployment {
     /// With these files; a name without a folder is in `dataflows/`.
-    pub fn new(files: &[(&str, &str)]) -> Deployment {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Deployment {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir_all(dir.path().join("dataflows")).expect("a directory");
         let deployment = Deployment { dir };
@@ -38,48 +38,48 @@ impl Deployment {
         deployment
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = if name.contains('/') { self.path(name) } else { self.path("dataflows").join(name) };
         std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a directory");
         std::fs::write(path, text).expect("a file");
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn load(&self) -> Loaded {
+    pub(crate) fn load(&self) -> Loaded {
         Loaded::new(self.dir.path())
     }
 
     /// A command of the program on this deployment and its data in `data`.
-    pub fn command(&self, command: &str, data: &str, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, command: &str, data: &str, args: &[&str]) -> Command {
         let mut program = headwater(command);
         program.arg("--dir").arg(self.dir.path()).arg("--data-dir").arg(self.path(data)).args(args);
         program
     }
 
-    pub fn run(&self, command: &str, data: &str, args: &[&str]) -> Done {
+    pub(crate) fn run(&self, command: &str, data: &str, args: &[&str]) -> Done {
         Done::of(&mut self.command(command, data, args))
     }
 }
 
 /// The built program, with none of the environment's settings.
-pub fn headwater(command: &str) -> Command {
+pub(crate) fn headwater(command: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_headwater"));
     program.arg(command).env_remove("HEADWATER_KAFKA_BROKERS").env_remove("DATA").stdin(Stdio::null());
     program
 }
 
 /// How a run of the program ended.
-pub struct Done {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Done {
-    pub fn of(command: &mut Command) -> Done {
+    pub(crate) fn of(command: &mut Command) -> Done {
         let Output { status, stdout, stderr } = command.output().expect("the program starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("its output is text");
         Done { code: status.code(), out: text(stdout), err: text(stderr) }
@@ -87,7 +87,7 @@ impl Done {
 
     /// With this code, and these words somewhere in what it said.
     #[track_caller]
-    pub fn expect(self, code: i32, words: &[&str]) -> Done {
+    pub(crate) fn expect(self, code: i32, words: &[&str]) -> Done {
         assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);
         let said = format!("{}\n{}", self.out, self.err);
         for word in words {
@@ -98,15 +98,15 @@ impl Done {
 }
 
 /// A process that does not outlive the test.
-pub struct Running(pub Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    pub fn start(command: &mut Command) -> Running {
+    pub(crate) fn start(command: &mut Command) -> Running {
         Running(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts"))
     }
 
     /// Waits for the line that says it serves.
-    pub fn ready(&mut self) -> String {
+    pub(crate) fn ready(&mut self) -> String {
         use std::io::BufRead;
         let out = self.0.stdout.take().expect("piped");
         let mut line = String::new();
@@ -116,7 +116,7 @@ impl Running {
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().expect("it runs");
         self.0.wait().expect("it is our child");
     }
@@ -130,7 +130,7 @@ impl Drop for Running {
 }
 
 /// Polls until `done` gives something; the deadline only ends what hangs.
-pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         if let Some(found) = done() {
@@ -142,39 +142,39 @@ pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Definitions and their plan.
-pub struct Loaded {
-    pub dir: PathBuf,
-    pub definitions: Definitions,
-    pub plan: Arc<Plan>,
+pub(crate) struct Loaded {
+    pub(crate) dir: PathBuf,
+    pub(crate) definitions: Definitions,
+    pub(crate) plan: Arc<Plan>,
 }
 
 /// How a history is taken in: any way must come to the same answers.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    pub clock: ReplayClock,
-    pub workers: usize,
+pub(crate) struct How {
+    pub(crate) clock: ReplayClock,
+    pub(crate) workers: usize,
     /// Rows of a slice, at most.
-    pub cut: usize,
+    pub(crate) cut: usize,
     /// How often the node is dropped without a stop, write-backs and seals beside it.
-    pub kills: usize,
-    pub seed: u64,
+    pub(crate) kills: usize,
+    pub(crate) seed: u64,
 }
 
 impl Loaded {
-    pub fn new(dir: &Path) -> Loaded {
+    pub(crate) fn new(dir: &Path) -> Loaded {
         let loaded = definition::load(dir, &BTreeMap::new());
         let definitions = loaded.unwrap_or_else(|e| panic!("{:#?}", e.problems));
         let plan = plan::plan(&definitions).unwrap_or_else(|e| panic!("{e:#?}"));
         Loaded { dir: dir.to_path_buf(), definitions, plan: Arc::new(plan) }
     }
 
-    pub fn node(&self, data: &Path, workers: usize) -> Node {
+    pub(crate) fn node(&self, data: &Path, workers: usize) -> Node {
         let settings = Settings { workers, sync_always: false };
         Node::start(Arc::clone(&self.plan), data, settings, &Clock::Machine).expect("the node starts")
     }
 
     /// Takes the whole history in, and stops.
-    pub fn replay(&self, data: &Path, how: &How) {
+    pub(crate) fn replay(&self, data: &Path, how: &How) {
         let mut rng = StdRng::seed_from_u64(how.seed);
         for _ in 0..how.kills {
             let slices = rng.random_range(1..4);
@@ -186,7 +186,7 @@ impl Loaded {
     }
 
     /// Takes the whole history in without a stop: all of the log stays in the tail, and there are no page rows.
-    pub fn take_in(&self, data: &Path, how: &How) {
+    pub(crate) fn take_in(&self, data: &Path, how: &How) {
         assert!(!self.feed(data, how, &mut StdRng::seed_from_u64(how.seed), Some(usize::MAX)));
     }
 
@@ -228,7 +228,7 @@ impl Loaded {
         true
     }
 
-    pub fn open(&self, data: &Path) -> Opened {
+    pub(crate) fn open(&self, data: &Path) -> Opened {
         let store = Arc::new(Store::open_reader(data, &self.plan).expect("the store opens"));
         let cache = Cache::new(Arc::clone(&store), &self.plan).expect("pages are readable");
         recover::redo(&store, &self.plan, &cache, None).expect("the tail is readable");
@@ -238,7 +238,7 @@ impl Loaded {
 
     /// Pages, updates, batch engine: one answer; and the log is whole.
     #[track_caller]
-    pub fn verify(&self, data: &Path, seed: u64, context: &str) {
+    pub(crate) fn verify(&self, data: &Path, seed: u64, context: &str) {
         let opened = self.open(data);
         let (records, problems) = offsets::check(&self.plan, &opened.store, &opened.offline).expect("readable");
         assert!(records > 0 && problems.is_empty(), "{context}: {problems:?}");
@@ -259,17 +259,17 @@ impl Loaded {
 }
 
 /// A store beside its writer, if it has one.
-pub struct Opened {
-    pub plan: Arc<Plan>,
-    pub store: Arc<Store>,
-    pub cache: Cache,
-    pub offline: Offline,
+pub(crate) struct Opened {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) cache: Cache,
+    pub(crate) offline: Offline,
 }
 
 impl Opened {
     /// Answers of all groups of all views: as served and as corrected at these instants, from the log, and from the
     /// pages at the last of them, which must not be before the last commit.
-    pub fn answers(&self, instants: &[i64]) -> BTreeMap<String, String> {
+    pub(crate) fn answers(&self, instants: &[i64]) -> BTreeMap<String, String> {
         let timeline = self.offline.timeline().expect("commits are readable");
         let last = timeline.last();
         let mut answers = BTreeMap::new();
@@ -296,7 +296,7 @@ impl Opened {
     }
 
     /// Refused records, as (source, offset, view, class of the reason).
-    pub fn refused(&self) -> Vec<(String, i64, Option<String>, String)> {
+    pub(crate) fn refused(&self) -> Vec<(String, i64, Option<String>, String)> {
         let refused = self.store.quarantine().map(|r| r.expect("readable"));
         let class = |reason: &str| reason.split(':').next().unwrap_or_default().to_string();
         let mut all: Vec<_> = refused.map(|r| (r.source, r.offset, r.view, class(&r.reason))).collect();
@@ -306,6 +306,6 @@ impl Opened {
 }
 
 /// An instant that a test writes as text.
-pub fn at(text: &str) -> i64 {
+pub(crate) fn at(text: &str) -> i64 {
     parse_instant(text).expect("the test's instants are instants")
 }

@@ -104,11 +104,14 @@ impl World {
 fn a_moved_product_takes_its_clicks_along() {
     let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
     let mut world = World::new(&deployment);
-    world.take_in("products", &[
-        ("1", Some(r#"{"id":1,"category":"a"}"#)),
-        ("2", Some(r#"{"id":2,"category":"b"}"#)),
-        ("3", Some(r#"{"id":3,"category":"c"}"#)),
-    ]);
+    world.take_in(
+        "products",
+        &[
+            ("1", Some(r#"{"id":1,"category":"a"}"#)),
+            ("2", Some(r#"{"id":2,"category":"b"}"#)),
+            ("3", Some(r#"{"id":3,"category":"c"}"#)),
+        ],
+    );
     let click = |n| match n {
         1 => ("1", Some(r#"{"product":1,"ts":"2024-01-01T00:00:00Z"}"#)),
         2 => ("2", Some(r#"{"product":2,"ts":"2024-01-01T00:00:01Z"}"#)),

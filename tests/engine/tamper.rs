@@ -67,15 +67,15 @@ fn open(data: &Path) -> DB {
 fn rewrite(data: &Path, family: &str, change: impl Fn(&[u8], &[u8]) -> Option<Option<Vec<u8>>>) {
     let db = open(data);
     let handle = db.cf_handle(family).expect("all families exist");
-    for row in db.iterator_cf(handle, IteratorMode::Start) {
+    for row in db.iterator_cf(&handle, IteratorMode::Start) {
         let (key, value) = row.expect("readable");
         match change(&key, &value) {
             None => {}
             Some(Some(other)) => {
                 assert_ne!(*other, *value, "nothing changed");
-                return db.put_cf(handle, key, other).expect("written");
+                return db.put_cf(&handle, key, other).expect("written");
             }
-            Some(None) => return db.delete_cf(handle, key).expect("deleted"),
+            Some(None) => return db.delete_cf(&handle, key).expect("deleted"),
         }
     }
     panic!("no row of `{family}` could be changed");
