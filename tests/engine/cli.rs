@@ -66,7 +66,8 @@ fn what_is_not_there_is_named() {
     let data = deployment.path("data").display().to_string();
     deployment.run("get", "data", &["sums", "1"]).expect(1, &[&data]);
     deployment.run("verify", "data", &[]).expect(1, &[&data]);
-    deployment.run("quarantine", "data", &["list"]);
+    Done::of(headwater("quarantine").args(["list", "--dir"]).arg(deployment.path("")).arg("--data-dir").arg(&data))
+        .expect(1, &[&data]);
     assert!(!deployment.path("data").exists(), "a command that reads has made the data directory");
     std::fs::remove_file(deployment.path("events.jsonl")).expect("it is there");
     deployment.run("replay", "data", &[]).expect(1, &["events.jsonl"]);

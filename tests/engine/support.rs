@@ -102,17 +102,7 @@ pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Running {
-        Running(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts"))
-    }
-
-    /// Waits for the line that says it serves.
-    pub(crate) fn ready(&mut self) -> String {
-        use std::io::BufRead;
-        let out = self.0.stdout.take().expect("piped");
-        let mut line = String::new();
-        std::io::BufReader::new(out).read_line(&mut line).expect("its output is text");
-        assert!(line.starts_with("ready "), "{line}");
-        line
+        Running(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the program starts"))
     }
 
     /// SIGKILL.
