@@ -28,7 +28,7 @@ pub fn redo(store: &Store, plan: &Plan, cache: &Cache, only: Option<usize>) -> R
                     let projected = projector.project_events(&batch, 1).map_err(|e| misfit(e.to_string()))?;
                     for updates in projected.updates {
                         applied += updates.len() as u64;
-                        cache.push(&updates)?;
+                        cache.push_again(&updates)?;
                     }
                 }
             }
@@ -38,7 +38,7 @@ pub fn redo(store: &Store, plan: &Plan, cache: &Cache, only: Option<usize>) -> R
             for batch in record?.batches {
                 let updates = from_batch(&batch, &planned.fold.plan).map_err(|e| misfit(e.to_string()))?;
                 applied += updates.len() as u64;
-                cache.push(&Updates { view, ..updates })?;
+                cache.push_again(&Updates { view, ..updates })?;
             }
         }
     }

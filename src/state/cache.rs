@@ -161,7 +161,19 @@ impl Cache {
     /// # Errors
     /// A page row that cannot be read.
     pub fn push(&self, updates: &Updates) -> Result<(), StateError> {
-        let limit = self.limit();
+        self.take(updates, self.limit())
+    }
+
+    /// Takes updates that are committed already, when the log is redone. Nothing is merged meanwhile: a page that has
+    /// merged up to the last commit would skip the rest of what it lacks.
+    ///
+    /// # Errors
+    /// A page row that cannot be read.
+    pub fn push_again(&self, updates: &Updates) -> Result<(), StateError> {
+        self.take(updates, 0)
+    }
+
+    fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
         self.unwritten.fetch_add(updates.len() as u64, Ordering::Relaxed);
         let view = &self.views[updates.view];
         for n in 0..updates.len() {
