@@ -167,7 +167,7 @@ impl Loaded {
     pub(crate) fn replay(&self, data: &Path, how: &How) {
         let mut rng = StdRng::seed_from_u64(how.seed);
         for _ in 0..how.kills {
-            let slices = rng.random_range(1..4);
+            let slices = rng.random_range(1..6);
             if self.feed(data, how, &mut rng, Some(slices)) {
                 break;
             }
@@ -196,7 +196,11 @@ impl Loaded {
         let mut fed = 0;
         while let Some(slice) = replay.next_slice(rng.random_range(1..=how.cut)).expect("sources are readable") {
             if slices == Some(fed) {
-                return false; // drops the node with slices under way
+                // Dropped with slices under way, or with all of them committed and in no page row.
+                if rng.random_bool(0.5) {
+                    node.drain().expect("what was fed is committed");
+                }
+                return false;
             }
             node.feed(slice, kind).expect("the node takes it");
             fed += 1;
