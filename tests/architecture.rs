@@ -1,0 +1,176 @@
+//! What the compiler and clippy do not see of the architecture: headers, the order of modules, who may use which crate.
+//!
+//! The order of `src/lib.rs` is the architecture: a module uses only modules declared above it. Code for tests is free.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Uses of a module further down: (user, used, why).
+const UPWARD: [(&str, &str, &str); 2] = [
+    ("plan", "fold", "types that a fold can keep are known there; a plan that it cannot run is refused at load"),
+    ("online", "offline", "what pages no longer hold is answered from the log, by the same evaluator"),
+];
+
+/// Crates that only some files may use: (crate, files or folders, why).
+const OWNERS: [(&str, &[&str], &str); 4] = [
+    ("rocksdb", &["state/"], "keys and formats are known in one place"),
+    ("rdkafka", &["source/kafka.rs", "source/broker.rs"], "one reader of Kafka; the demo makes a broker of its own"),
+    ("timely", &["dataflow/", "telemetry/lag.rs", "engine.rs"], "engine.rs starts and wakes the workers"),
+    ("differential_dataflow", &["dataflow/"], "only the dataflow computes incrementally"),
+];
+
+/// A source file without its comments and its tests.
+struct File {
+    /// Below `src/`, with `/`.
+    path: String,
+    text: String,
+    code: String,
+}
+
+impl File {
+    fn module(&self) -> &str {
+        self.path.split(['/', '.']).next().expect("a path has a start")
+    }
+
+    fn is_for_tests(&self) -> bool {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        name.ends_with("tests.rs") || name == "testing.rs" || self.path.contains("/tests/")
+    }
+
+    /// The names that follow this path in the code: `state` and `time` after `crate::`, in braces too.
+    fn after(&self, start: &str) -> BTreeSet<String> {
+        let word = |t: &str| t.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let mut found = BTreeSet::new();
+        for (at, _) in self.code.match_indices(start) {
+            // `headwater_crate::` is another word.
+            if self.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let rest = &self.code[at + start.len()..];
+            match rest.strip_prefix('{') {
+                Some(list) => {
+                    let mut depth = 0;
+                    let mut fresh = true;
+                    for (n, c) in list.char_indices() {
+                        match c {
+                            '{' => depth += 1,
+                            '}' if depth == 0 => break,
+                            '}' => depth -= 1,
+                            ',' if depth == 0 => fresh = true,
+                            c if fresh && depth == 0 && c.is_alphabetic() => {
+                                found.insert(word(&list[n..]));
+                                fresh = false;
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                None => drop(found.insert(word(rest))),
+            }
+        }
+        found
+    }
+
+    /// Does the code name this crate at the start of a path?
+    fn names(&self, name: &str) -> bool {
+        !self.after(&format!("{name}::")).is_empty() || self.code.contains(&format!("use {name};"))
+    }
+}
+
+fn files() -> Vec<File> {
+    fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).expect("src is readable") {
+            let path = entry.expect("src is readable").path();
+            match path.is_dir() {
+                true => walk(&path, into),
+                false if path.extension().is_some_and(|e| e == "rs") => into.push(path),
+                false => {}
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = vec![];
+    walk(&src, &mut paths);
+    paths.sort();
+    let file = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("src is readable");
+        let path = path.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
+        let uncommented: Vec<&str> = text.lines().map(|l| l.find("//").map_or(l, |at| &l[..at])).collect();
+        // Tests within a file are its last part.
+        let tests = uncommented.windows(2).position(|w| w[0] == "#[cfg(test)]" && w[1].starts_with("mod tests {"));
+        let code = uncommented[..tests.unwrap_or(uncommented.len())].join("\n");
+        File { path, text, code }
+    };
+    let files: Vec<File> = paths.into_iter().map(file).collect();
+    assert!(files.len() > 50, "these are not all files");
+    files
+}
+
+#[track_caller]
+fn none(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let files = files();
+    let starts = |f: &&File| f.text.starts_with("//! ") || f.path == "lib.rs";
+    let problems: Vec<String> =
+        files.iter().filter(|f| !starts(f)).map(|f| format!("src/{} does not start with `//!`", f.path)).collect();
+    none(&problems);
+}
+
+#[test]
+fn modules_use_only_those_above_them() {
+    let files = files();
+    let lib = files.iter().find(|f| f.path == "lib.rs").expect("there is one");
+    let order: Vec<&str> = lib.code.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(order.len() > 10, "{order:?}");
+    let place = |module: &str| order.iter().position(|m| *m == module);
+    let (mut problems, mut used) = (vec![], BTreeSet::new());
+    for file in files.iter().filter(|f| !f.is_for_tests()) {
+        let Some(own) = place(file.module()) else { continue };
+        for other in file.after("crate::") {
+            if place(&other).is_none_or(|o| o <= own) {
+                continue;
+            }
+            match UPWARD.iter().find(|(user, found, _)| *user == file.module() && *found == other) {
+                Some((user, found, _)) => drop(used.insert((*user, *found))),
+                None => problems.push(format!("src/{} uses `{other}`, which lib.rs declares below it", file.path)),
+            }
+        }
+    }
+    let unused = UPWARD.iter().filter(|(user, found, _)| !used.contains(&(*user, *found)));
+    problems.extend(unused.map(|(user, found, _)| format!("`{user}` does not use `{found}` any more: strike it out")));
+    none(&problems);
+}
+
+#[test]
+fn crates_have_owners() {
+    let mut problems = vec![];
+    for file in files().iter().filter(|f| !f.is_for_tests()) {
+        for (name, owners, why) in OWNERS {
+            if file.names(name) && !owners.iter().any(|o| file.path.starts_with(o)) {
+                problems.push(format!("src/{} uses {name}, which only {owners:?} may: {why}", file.path));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn the_batch_engine_shares_no_code_with_the_fold() {
+    let files = files();
+    let is_oracle = |f: &&File| f.path == "verify/recompute.rs" || f.path.starts_with("verify/oracle_");
+    let oracle: Vec<&File> = files.iter().filter(is_oracle).collect();
+    assert!(oracle.len() > 4, "they have moved");
+    let mut problems = vec![];
+    for file in oracle {
+        for shared in ["plan", "fold", "dataflow", "exact_sum", "state", "offline"] {
+            if file.after("crate::").contains(shared) {
+                problems.push(format!("src/{} uses `{shared}`, which it is there to check", file.path));
+            }
+        }
+    }
+    none(&problems);
+}

@@ -1,0 +1,127 @@
+//! Wrong command lines, definitions, directories and brokers: each is said, by name, with its exit code.
+
+use std::process::Command;
+
+use headwater::source::kafka::KafkaSettings;
+use headwater::source::replay::{Replay, ReplayClock, Resume};
+use headwater::state::commit::ClockKind;
+
+use super::support::{Deployment, Done, headwater};
+
+const EVENTS: &str = "CREATE STREAM events (u BIGINT, x BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+FROM FILE (path = 'events.jsonl', format = 'jsonl');\n";
+const VIEW: &str = "CREATE FEATURE VIEW sums AS SELECT u, sum(x) AS x FROM events GROUP BY u;\n";
+const ROWS: &str =
+    "{\"u\":1,\"x\":2,\"ts\":\"2024-01-01T00:00:00Z\"}\n{\"u\":1,\"x\":3,\"ts\":\"2024-01-01T01:00:00Z\"}\n";
+
+fn good() -> Deployment {
+    Deployment::new(&[("a.sql", EVENTS), ("b.sql", VIEW), ("./events.jsonl", ROWS)])
+}
+
+/// A command on a fresh deployment of these definitions, without data.
+#[track_caller]
+fn check(definitions: &[(&str, &str)], command: &str, args: &[&str], code: i32, words: &[&str]) {
+    Deployment::new(definitions).run(command, "data", args).expect(code, words);
+}
+
+#[test]
+fn wrong_definitions_exit_with_2() {
+    for command in ["check", "replay", "verify", "run"] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Done::of(headwater(command).arg("--dir").arg(dir.path())).expect(2, &["dataflows"]);
+    }
+    let sum_of_text = "CREATE FEATURE VIEW sums AS\nSELECT u, sum(nope) AS x FROM events GROUP BY u;\n";
+    check(&[("a.sql", EVENTS), ("b.sql", sum_of_text)], "check", &[], 2, &["dataflows/b.sql:2:", "nope"]);
+    check(
+        &[("a.sql", "CREATE STREAM s (a BIGINT,\n  b WHATEVER\n) FROM PUSH;")],
+        "replay",
+        &[],
+        2,
+        &["dataflows/a.sql:2:"],
+    );
+    check(&[("a.sql", EVENTS), ("b.sql", VIEW), ("c.sql", VIEW)], "check", &[], 2, &["dataflows/c.sql:1:", "sums"]);
+    let set = EVENTS.replace("events.jsonl", "${NOWHERE}");
+    check(&[("a.sql", &set)], "check", &[], 2, &["NOWHERE", "dataflows/a.sql:2:"]);
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2() {
+    for args in [&["replay", "--nope"][..], &["replay", "--clock", "wall"], &["nope"], &["get"], &[]] {
+        let done = Done::of(Command::new(env!("CARGO_BIN_EXE_headwater")).args(args));
+        assert_eq!(done.code, Some(2), "{args:?}: {}", done.err);
+        assert!(done.out.is_empty() && !done.err.is_empty(), "{args:?}: {}", done.out);
+    }
+    good().run("get", "data", &["sums", "1", "--as-of", "yesterday"]).expect(2, &["yesterday"]);
+    good().run("verify", "data", &["--epoch", "7 o'clock"]).expect(2, &["7 o'clock"]);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let deployment = good();
+    // Names come before the data: there is none yet.
+    deployment.run("get", "data", &["nope", "1"]).expect(1, &["nope", "sums"]);
+    deployment.run("get", "data", &["sums", "1", "--features", "y"]).expect(1, &["`y`", "sums"]);
+    deployment.run("verify", "data", &["nope"]).expect(1, &["nope", "sums"]);
+    deployment.run("explain", "data", &["nope"]).expect(1, &["nope"]);
+    let data = deployment.path("data").display().to_string();
+    deployment.run("get", "data", &["sums", "1"]).expect(1, &[&data]);
+    deployment.run("verify", "data", &[]).expect(1, &[&data]);
+    Done::of(headwater("quarantine").args(["list", "--dir"]).arg(deployment.path("")).arg("--data-dir").arg(&data))
+        .expect(1, &[&data]);
+    assert!(!deployment.path("data").exists(), "a command that reads has made the data directory");
+    std::fs::remove_file(deployment.path("events.jsonl")).expect("it is there");
+    deployment.run("replay", "data", &[]).expect(1, &["events.jsonl"]);
+}
+
+#[test]
+fn a_key_that_does_not_fit_is_said() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    deployment.run("get", "data", &["sums", "one"]).expect(1, &["one"]);
+    deployment.run("get", "data", &["sums", "1"]).expect(0, &["5"]);
+}
+
+#[test]
+fn other_definitions_are_refused_by_name() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2 quarantined=0"]);
+    deployment.run("replay", "data", &[]).expect(0, &["events=0"]);
+    deployment.write("b.sql", &VIEW.replace("sum(x)", "sum(x + 1)"));
+    for (command, args) in [("replay", &[][..]), ("run", &[]), ("get", &["sums", "1"]), ("verify", &[])] {
+        deployment.run(command, "data", args).expect(2, &["other definitions", "`sums`"]);
+    }
+    deployment.write("b.sql", VIEW);
+    deployment.run("verify", "data", &["--all"]).expect(0, &["differing=0"]);
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_the_process() {
+    let deployment = good();
+    let node = deployment.load().node(&deployment.path("data"), 1);
+    let pid = format!("process {}", std::process::id());
+    for command in ["replay", "run"] {
+        deployment.run(command, "data", &[]).expect(1, &["in use", &pid]);
+    }
+    drop(node);
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+}
+
+#[test]
+fn a_replay_needs_its_broker() {
+    let kafka = "FROM KAFKA (topic = 'events', format = 'json', brokers = '127.0.0.1:1')";
+    let events = EVENTS.replace("FROM FILE (path = 'events.jsonl', format = 'jsonl')", kafka);
+    check(&[("a.sql", &events), ("b.sql", VIEW)], "replay", &[], 1, &["127.0.0.1:1"]);
+}
+
+#[test]
+fn a_replay_does_not_follow_live_commits() {
+    let deployment = good();
+    let loaded = deployment.load();
+    let mut node = loaded.node(&deployment.path("data"), 1);
+    let (kafka, resume) = (KafkaSettings::default(), Resume::default());
+    let replay = Replay::new(&loaded.plan.sources, &loaded.dir, ReplayClock::Event, &kafka, &resume);
+    let slice = replay.and_then(|mut r| r.next_slice(10)).expect("readable").expect("there are rows");
+    node.feed(slice, ClockKind::Wall).expect("the node takes it");
+    node.stop().expect("the node stops");
+    deployment.run("replay", "data", &[]).expect(1, &["commits made live", "--data-dir"]);
+}

@@ -1,0 +1,182 @@
+//! Whatever is changed behind the engine's back, `verify --all` notices.
+
+use std::path::{Path, PathBuf};
+
+use headwater::fold::{Fold, layout};
+use headwater::source::replay::ReplayClock;
+use headwater::state::FAMILIES;
+use rocksdb::{DB, IteratorMode, Options};
+
+use super::oracle::deployment;
+use super::support::{Deployment, How, Loaded};
+
+/// A store with segments, and one whose log is all in the tail; each is copied before it is changed.
+struct Stores {
+    deployment: Deployment,
+    loaded: Loaded,
+}
+
+impl Stores {
+    fn new() -> Stores {
+        let deployment = deployment(7, 120);
+        let loaded = deployment.load();
+        let how = How { clock: ReplayClock::Event, workers: 1, cut: 60, kills: 0, seed: 7 };
+        loaded.replay(&deployment.path("sealed"), &how);
+        loaded.take_in(&deployment.path("tail"), &how);
+        let stores = Stores { deployment, loaded };
+        for made in ["sealed", "tail"] {
+            stores.verify(made).expect(0, &["differing=0"]);
+        }
+        stores
+    }
+
+    fn verify(&self, data: &str) -> super::support::Done {
+        self.deployment.run("verify", data, &["--all", "--seed", "1"])
+    }
+
+    /// Changes a copy of a store; then it must not verify.
+    #[track_caller]
+    fn check(&self, what: &str, made: &str, change: impl FnOnce(&Path)) {
+        let name = what.replace(' ', "_");
+        let copy = self.deployment.path(&name);
+        copy_dir(&self.deployment.path(made), &copy);
+        change(&copy);
+        let done = self.verify(&name);
+        assert!(matches!(done.code, Some(1 | 3)), "{what}: {:?}\n{}\n{}", done.code, done.out, done.err);
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("readable").path();
+        let to = to.join(path.file_name().expect("it has a name"));
+        if path.is_dir() {
+            copy_dir(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).expect("copied");
+        }
+    }
+}
+
+fn open(data: &Path) -> DB {
+    DB::open_cf(&Options::default(), data.join("db"), FAMILIES).expect("nobody else has it open")
+}
+
+/// Rewrites the first row of a family for which `change` gives other bytes; none at all deletes it.
+fn rewrite(data: &Path, family: &str, change: impl Fn(&[u8], &[u8]) -> Option<Option<Vec<u8>>>) {
+    let db = open(data);
+    let handle = db.cf_handle(family).expect("all families exist");
+    for row in db.iterator_cf(&handle, IteratorMode::Start) {
+        let (key, value) = row.expect("readable");
+        match change(&key, &value) {
+            None => {}
+            Some(Some(other)) => {
+                assert_ne!(*other, *value, "nothing changed");
+                return db.put_cf(&handle, key, other).expect("written");
+            }
+            Some(None) => return db.delete_cf(&handle, key).expect("deleted"),
+        }
+    }
+    panic!("no row of `{family}` could be changed");
+}
+
+/// A page row of which one bit is other, so that it is still a page row and answers otherwise at `now`.
+fn other_page(row: &[u8], fold: &Fold, now: i64) -> Option<Vec<u8>> {
+    let answer = |row: &[u8]| {
+        let mut group = layout::decode(row.get(8..)?, fold, |_| None).ok()?;
+        if group.floor() > now {
+            return None;
+        }
+        group.advance(now, fold);
+        Some(format!("{:?}", group.evaluate(now, fold).values))
+    };
+    let was = answer(row)?;
+    // Behind the epoch, the format and the header.
+    (57..row.len()).find_map(|at| {
+        let mut other = row.to_vec();
+        other[at] ^= 1;
+        (answer(&other)? != was).then_some(other)
+    })
+}
+
+fn files(dir: PathBuf, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() { files(path, found) } else { found.push(path) }
+    }
+    found.sort();
+}
+
+#[test]
+fn a_changed_page_is_noticed() {
+    let stores = Stores::new();
+    let opened = stores.loaded.open(&stores.deployment.path("sealed"));
+    let last = opened.store.last_commit().expect("readable").expect("there is one");
+    for (view, planned) in stores.loaded.plan.views.iter().enumerate() {
+        let prefix = opened.store.view_prefix(view);
+        stores.check(&format!("page of {}", planned.plan.name), "sealed", |data| {
+            rewrite(data, "pages", |key, row| {
+                key.starts_with(&prefix).then(|| other_page(row, &planned.fold, last.visible))?.map(Some)
+            });
+        });
+    }
+}
+
+#[test]
+fn a_changed_log_is_noticed() {
+    let stores = Stores::new();
+    let flipped = |_: &[u8], value: &[u8]| {
+        let mut other = value.to_vec();
+        let middle = other.len() / 2;
+        *other.get_mut(middle)? ^= 1;
+        Some(Some(other))
+    };
+    for kind in [b'e', b'u'] {
+        let of = |key: &[u8]| key[0] == kind;
+        let name = char::from(kind);
+        stores.check(&format!("flip in log {name}"), "tail", |data| {
+            rewrite(data, "log", |k, v| of(k).then(|| flipped(k, v)).flatten());
+        });
+        stores.check(&format!("log record {name} gone"), "tail", |data| {
+            rewrite(data, "log", |k, _| of(k).then_some(None));
+        });
+    }
+    stores.check("commit gone", "tail", |data| rewrite(data, "commits", |_, _| Some(None)));
+    stores.check("refused record gone", "sealed", |data| {
+        // One that is no row of the log either: a view's refusal is a row all the same.
+        let events = |v: &[u8]| v.windows(6).any(|w| w == b"decode");
+        rewrite(data, "quarantine", |_, v| events(v).then_some(None));
+    });
+    for made in ["sealed", "tail"] {
+        stores.check(&format!("offset {made}"), made, |data| {
+            rewrite(data, "meta", |key, value| {
+                let next = i64::from_be_bytes(value.try_into().ok()?);
+                key.starts_with(b"offset:0:events").then(|| Some((next + 1).to_be_bytes().to_vec()))
+            });
+        });
+    }
+}
+
+#[test]
+fn a_changed_segment_is_noticed() {
+    let stores = Stores::new();
+    for log in ["events", "updates"] {
+        let mut found = vec![];
+        files(stores.deployment.path("sealed").join("segments").join(log), &mut found);
+        found.retain(|f| f.extension().is_some_and(|e| e == "parquet"));
+        let file = found.first().unwrap_or_else(|| panic!("no segments of {log}")).clone();
+        let within = file.strip_prefix(stores.deployment.path("sealed")).expect("below it").to_path_buf();
+        let length = std::fs::metadata(&file).expect("it is there").len();
+        for at in [length / 3, length - 20] {
+            stores.check(&format!("{log} segment at {at}"), "sealed", |data| {
+                let mut bytes = std::fs::read(data.join(&within)).expect("readable");
+                bytes[usize::try_from(at).expect("small")] ^= 1;
+                std::fs::write(data.join(&within), bytes).expect("written");
+            });
+        }
+        stores.check(&format!("{log} segment gone"), "sealed", |data| {
+            std::fs::remove_file(data.join(&within)).expect("removed");
+        });
+    }
+}
