@@ -241,6 +241,13 @@ fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dy
                 gap.partition, gap.from, gap.to
             );
         }
+        for state in live.partitions() {
+            let partition = node.metrics().source(&state.source).partition(state.partition);
+            partition.next.raise(state.read);
+            if let Some(high) = state.high {
+                partition.high.raise(high);
+            }
+        }
         if acknowledged.elapsed() > Duration::from_secs(1) {
             live.acknowledge(&node.store().offsets()?);
             acknowledged = Instant::now();

@@ -118,6 +118,8 @@ pub struct Group {
     pub(super) totals: Box<[Total]>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) header: Header,
+    /// Some partial may be missing.
+    stale: bool,
 }
 
 /// The part of a group that outlives its entries.
@@ -155,7 +157,7 @@ impl Group {
         waiting: Vec<Waiting>,
         header: Header,
     ) -> Group {
-        Group { chunks, blocks: vec![], totals, waiting, header }
+        Group { chunks, blocks: vec![], totals, waiting, header, stale: true }
     }
 
     /// The earliest instant it can answer for.
@@ -226,6 +228,7 @@ impl Group {
                     full.heap.shrink_to_fit();
                 }
                 self.push_chunk(self.chunks.len(), Chunk::default());
+                self.stale = true;
             }
             if let Some(last) = self.chunks.last_mut() {
                 last.change(entry, diff, shape);
@@ -236,6 +239,7 @@ impl Group {
         let after = self.chunks.partition_point(|c| c.len(shape) == 0 || !c.entry(0, shape).compare(entry, shape).is_gt());
         let at = after.saturating_sub(1);
         self.forget_block(at);
+        self.stale = true;
         let chunk = &mut self.chunks[at];
         chunk.change(entry, diff, shape);
         match chunk.len(shape) {
@@ -267,9 +271,10 @@ impl Group {
     /// Computes the partials that answers will combine. Without them an answer is the same, and slower.
     fn refresh(&mut self, fold: &Fold) {
         let full = self.chunks.len().saturating_sub(1);
-        if full < 2 {
+        if !self.stale || full < 2 {
             return;
         }
+        self.stale = false;
         let blocks = full / BLOCK;
         self.blocks.resize(blocks, None);
         for chunk in &mut self.chunks[..full] {
@@ -293,6 +298,7 @@ impl Group {
         // Whole blocks, so that those which stay keep their places; single chunks while there are no blocks.
         let whole = if self.chunks.len() > 2 * BLOCK { chunks / BLOCK * BLOCK } else { chunks };
         if whole > 0 {
+            self.stale = true;
             self.chunks.drain(..whole);
             self.blocks.drain(..(whole / BLOCK).min(self.blocks.len()));
             if whole % BLOCK != 0 {

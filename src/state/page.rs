@@ -173,7 +173,8 @@ impl Page {
         }
         let encoded = layout::encode(&self.base, false);
         layout::mark_clean(&mut self.base);
-        let dropped = self.listed.iter().filter(|id| !encoded.listed.contains(id)).copied().collect();
+        let kept: rustc_hash::FxHashSet<u64> = encoded.listed.iter().copied().collect();
+        let dropped = self.listed.iter().filter(|id| !kept.contains(id)).copied().collect();
         self.listed = encoded.listed;
         self.dirty = !self.recent.is_empty();
         let mut page = self.merged.to_le_bytes().to_vec();
