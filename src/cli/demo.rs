@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
-use crate::config::Config;
 use super::run::{Observer, Ready, Serving, serve_node};
 use super::shop::{CLICK_PARTITIONS, CLICKS, ITEMS, Shop, USERS};
 use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
+use crate::config::Config;
 use crate::definition::{Connector, Format};
 use crate::engine::Node;
 use crate::plan::Plan;
@@ -77,10 +77,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
     write_labels(&labels_path(&data_dir), opened)?;
     let selling = sell(shop, sender, args.rate, &stop).context("no thread for the shop")?;
 
-    let (http, grpc) = (
-        place(args.http.as_deref(), "127.0.0.1:6566"),
-        place(args.grpc.as_deref(), "127.0.0.1:8815"),
-    );
+    let (http, grpc) = (place(args.http.as_deref(), "127.0.0.1:6566"), place(args.grpc.as_deref(), "127.0.0.1:8815"));
     let serving = Serving {
         definitions: &definitions,
         plan: &plan,
@@ -292,8 +289,7 @@ impl<'a> Guide<'a> {
                  w.done_writing(); [print(x) for x in r.read_all().to_pylist()]"
             );
             let ask = ask.replace('\'', r"'\''");
-            commands
-                .push(("the same over Arrow Flight; needs pyarrow", format!("python3 -c '{ask}' {labels}")));
+            commands.push(("the same over Arrow Flight; needs pyarrow", format!("python3 -c '{ask}' {labels}")));
         }
         commands
     }
@@ -320,15 +316,16 @@ impl Observer for Guide<'_> {
         if self.args.seconds.is_some_and(|s| self.started.elapsed() >= Duration::from_secs(s)) {
             self.stop.store(true, Ordering::Release);
         }
+        if self.events == 0 {
+            self.events = node.progress().events; // those of the replay count as nobody's rate
+        }
         let passed = self.shown.elapsed();
         if passed < self.every {
             return;
         }
         self.shown = Instant::now();
         let progress = node.progress();
-        // Before the first line, the events of the replay count as nobody's rate.
-        let since = if self.events == 0 { progress.events } else { self.events };
-        let rate = (progress.events - since) as f64 / passed.as_secs_f64();
+        let rate = progress.events.saturating_sub(self.events) as f64 / passed.as_secs_f64();
         self.events = progress.events;
         let lag: i64 = live.partitions().iter().filter_map(|p| Some((p.high? - p.read).max(0))).sum();
         let age = (Clock::Machine.now() - node.cache().published().visible).max(0) / 1_000;
