@@ -340,7 +340,9 @@ fn of_a_service(key: &str) -> bool {
 fn help(section: &str, key: &str) -> String {
     let keys: Vec<&str> = SETTINGS.iter().filter(|s| s.section == section).map(|s| s.key).collect();
     if !keys.is_empty() {
-        return match nearest(key, keys.iter().copied()) {
+        // A key cut short is too far off for a slip of the hand.
+        let longer = || keys.iter().copied().find(|k| key.len() > 2 && k.starts_with(key));
+        return match nearest(key, keys.iter().copied()).or_else(longer) {
             Some(near) => format!("did you mean `{section}.{near}`?"),
             None => format!("[{section}] has {}", listed(keys)),
         };
