@@ -295,6 +295,11 @@ impl Node {
         }
     }
 
+    /// What the threads of the node share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
@@ -353,71 +358,4 @@ fn start_workers(shared: &Arc<Shared>, workers: usize) -> Result<Workers, Engine
     }
     wakers.sort_by_key(|(index, _)| *index);
     Ok((feeds, wakers.into_iter().map(|(_, w)| w).collect(), thread))
-}
-
-/// What happens beside the dataflow: the write-ahead log to disk, pages written back, the tail sealed.
-pub struct Housekeeping {
-    thread: Option<JoinHandle<()>>,
-    /// The last thing that went wrong.
-    pub trouble: Arc<parking_lot::Mutex<Option<String>>>,
-}
-
-/// Between two syncs of the write-ahead log.
-const SYNC: std::time::Duration = std::time::Duration::from_millis(100);
-/// Pages are written back when so many updates have come since the last time,
-const WRITE_BACK_UPDATES: u64 = 300_000;
-/// or any at all since so long.
-const WRITE_BACK: std::time::Duration = std::time::Duration::from_secs(10);
-/// Between two looks whether the tail is worth sealing.
-const SEAL: std::time::Duration = std::time::Duration::from_secs(300);
-
-impl Housekeeping {
-    /// Starts it for a node.
-    pub fn start(node: &Node, stop: &Arc<AtomicBool>) -> Housekeeping {
-        let (cache, store) = (Arc::clone(&node.cache), Arc::clone(&node.store));
-        let (offline, stop) = (Arc::clone(&node.offline), Arc::clone(stop));
-        let metrics = Arc::clone(&node.metrics);
-        let trouble = Arc::new(parking_lot::Mutex::new(None));
-        let noted = Arc::clone(&trouble);
-        let work = move || {
-            let (mut written, mut sealed) = (std::time::Instant::now(), std::time::Instant::now());
-            let mut synced = 0;
-            while !stop.load(Ordering::Acquire) {
-                std::thread::sleep(SYNC);
-                let result = (|| -> Result<(), EngineError> {
-                    let epoch = cache.published().epoch;
-                    if epoch != synced {
-                        store.sync()?;
-                        metrics.set_durable(epoch.cast_signed());
-                        synced = epoch;
-                    }
-                    let unwritten = cache.unwritten();
-                    if unwritten >= WRITE_BACK_UPDATES || unwritten > 0 && written.elapsed() >= WRITE_BACK {
-                        let started = std::time::Instant::now();
-                        cache.write_back()?;
-                        written = std::time::Instant::now();
-                        metrics.engine().checkpoint.record(written - started);
-                        metrics.engine().checkpoint_last_success.set(crate::time::Clock::Machine.now());
-                    }
-                    if sealed.elapsed() >= SEAL {
-                        offline.seal(Epoch(store.redo_point()?))?;
-                        sealed = std::time::Instant::now();
-                    }
-                    Ok(())
-                })();
-                if let Err(e) = result {
-                    *noted.lock() = Some(e.to_string());
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(work).ok();
-        Housekeeping { thread, trouble }
-    }
-
-    /// Waits for its end; the stop flag must be set.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }

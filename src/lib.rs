@@ -27,4 +27,5 @@ pub mod verify;
 pub mod serve;
 pub mod config;
 pub mod engine;
+pub mod housekeeping;
 pub mod cli;

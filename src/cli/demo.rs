@@ -22,6 +22,7 @@ use super::{Common, Failure, Outcome, say};
 use crate::config::Config;
 use crate::definition::{Connector, Format};
 use crate::engine::Node;
+use crate::housekeeping::Pace;
 use crate::plan::Plan;
 use crate::source::broker::{Broker, Sender};
 use crate::source::kafka::KafkaSettings;
@@ -93,6 +94,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         http: &http,
         grpc: &grpc,
         commit: Config::default().commit,
+        pace: Pace::default(),
     };
     let mut guide = Guide::new(args, &data_dir, &stop);
     let outcome = serve_node(&serving, &stop, &mut guide);

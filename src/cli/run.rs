@@ -12,7 +12,8 @@ use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
 use crate::config::{self, Config, Listen};
 use crate::definition::Definitions;
-use crate::engine::{Housekeeping, Node, Settings};
+use crate::engine::{Node, Settings};
+use crate::housekeeping::{Housekeeping, Pace};
 use crate::online::Online;
 use crate::plan::Plan;
 use crate::serve::Servers;
@@ -74,6 +75,7 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
         http: &listen(&config.http),
         grpc: &listen(&config.grpc),
         commit: config.commit,
+        pace: Pace::of(&config),
     };
     serve_node(&serving, &stop, &mut SayReady)
 }
@@ -92,6 +94,8 @@ pub(super) struct Serving<'a> {
     pub(super) grpc: &'a str,
     /// Ticks and syncs.
     pub(super) commit: config::Commit,
+    /// Writing back and sealing.
+    pub(super) pace: Pace,
 }
 
 /// The settings of a deployment: file, then environment, then flags.
@@ -160,7 +164,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     )?;
     let http = Arc::new(HttpState::new(Arc::new(online), Arc::clone(node.metrics())));
     let servers = Servers::start(serving.http, serving.grpc, &http, node.offline())?;
-    let housekeeping = Housekeeping::start(&node, stop);
+    let housekeeping = Housekeeping::start(&node, serving.pace, stop);
     replay_first(serving.clock, &mut node, dir, kafka, stop)?;
     let ticks = Ticks {
         busy: Duration::from_millis(serving.commit.tick_ms),

@@ -219,20 +219,28 @@ impl Committer {
         let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
         let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
         let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
-        let metrics = self.metrics.source(&source.name);
+        let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
         for (n, p) in partition.values().iter().enumerate() {
-            if event_time.is_valid(n) && event_time.value(n) <= now {
-                let partition = metrics.partition(*p);
-                partition.event_time.raise(event_time.value(n));
-                partition.watermark.raise(event_time.value(n));
+            let at = event_time.value(n);
+            if event_time.is_valid(n) && at <= now {
+                newest.entry(*p).and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
             }
+        }
+        let metrics = self.metrics.source(&source.name);
+        for (p, newest) in newest {
+            let partition = metrics.partition(p);
+            partition.event_time.raise(newest);
+            partition.watermark.raise(newest);
         }
         if !wall {
             return;
         }
         let readers = self.plan.views.iter().filter(|v| v.plan.stream.name == source.name);
         for view in readers.filter_map(|v| self.metrics.view(&v.plan.name)) {
-            arrival.values().iter().for_each(|at| view.freshness.record_micros(now - at, 1));
+            // Records of one append have one time.
+            for run in arrival.values().chunk_by(|a, b| a == b) {
+                view.freshness.record_micros(now - run[0], run.len() as u64);
+            }
         }
     }
 

@@ -74,7 +74,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn fail(&self, what: &str, error: impl std::fmt::Display) {
+    /// Something cannot go on: the node stops, and says the first reason.
+    pub(crate) fn fail(&self, what: &str, error: impl std::fmt::Display) {
         self.failed.lock().get_or_insert_with(|| format!("{what}: {error}"));
         self.stop.store(true, Ordering::Release);
         let _ = self.committer.send(ToCommitter::Stop);

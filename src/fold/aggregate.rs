@@ -392,6 +392,16 @@ impl Total {
         }
     }
 
+    /// How many values are kept.
+    pub fn len(&self) -> usize {
+        match self {
+            Total::Acc(_) => 1,
+            Total::Distinct(values) => values.len(),
+            Total::Values(values) => values.len(),
+            Total::Edges(edges) => edges.len(),
+        }
+    }
+
     /// Bytes on the heap, roughly.
     pub fn heap_bytes(&self) -> usize {
         match self {

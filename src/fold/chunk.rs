@@ -1,4 +1,4 @@
-//! A run of entries in order, with what the bounded aggregates make of all of them.
+//! A run of entries in order, with what aggregates over windows make of all of them.
 //!
 //! Invariants: entries are sorted by [`Entry::compare`] and distinct by it; a partial, where there is one, is over exactly
 //! the entries of the chunk. Neighbours: `group` keeps the chunks of a group in order and decides when one is full.
@@ -23,7 +23,7 @@ pub struct Chunk {
     pub words: Vec<u64>,
     /// Their long values (and those of entries since removed).
     pub heap: Vec<u8>,
-    /// One accumulator per bounded aggregate, over all entries.
+    /// One accumulator per aggregate that has partials, over all entries.
     pub partial: Option<Box<[Acc]>>,
 }
 
@@ -58,8 +58,8 @@ impl Chunk {
         low
     }
 
-    /// Changes how often a row is there. A row that is there no more leaves.
-    pub fn change(&mut self, entry: &Entry<'_>, times: i32, shape: &Shape) {
+    /// Changes how often a row is there, and says how often it was and is. A row that is there no more leaves.
+    pub fn change(&mut self, entry: &Entry<'_>, times: i32, shape: &Shape) -> (i32, i32) {
         self.dirty = true;
         self.partial = None;
         let after = self.last(shape).is_none_or(|last| last.compare(entry, shape) == Ordering::Less);
@@ -71,14 +71,15 @@ impl Chunk {
         let word = at * shape.stride;
         if !after && self.entry(at, shape).compare(entry, shape) == Ordering::Equal {
             let there = self.entry(at, shape);
-            let now = there.multiplicity().wrapping_add(times);
+            let was = there.multiplicity();
+            let now = was.wrapping_add(times);
             let partition = there.partition();
             if now == 0 {
                 self.words.drain(word..word + shape.stride);
             } else {
                 self.words[word + PLACE] = place(partition, now);
             }
-            return;
+            return (was, now);
         }
         let mut copy = entry.words[..shape.stride].to_vec();
         copy[PLACE] = place(entry.partition(), times);
@@ -88,6 +89,7 @@ impl Chunk {
         } else {
             self.words.splice(word..word, copy);
         }
+        (0, times)
     }
 
     /// Takes the entries from `at` on into a chunk of their own.
@@ -125,9 +127,9 @@ impl Chunk {
     }
 
     /// Computes the partial if there is none.
-    pub fn summarise(&mut self, bounded: &[usize], plan: &FoldPlan, shape: &Shape) {
+    pub fn summarise(&mut self, aggregates: &[usize], plan: &FoldPlan, shape: &Shape) {
         if self.partial.is_none() {
-            let mut accs: Vec<_> = bounded.iter().map(|&a| (a, Acc::empty(plan, &plan.aggregates[a]))).collect();
+            let mut accs: Vec<_> = aggregates.iter().map(|&a| (a, Acc::empty(plan, &plan.aggregates[a]))).collect();
             self.scan(0, self.len(shape), &mut accs, plan, shape);
             self.partial = Some(accs.into_iter().map(|(_, acc)| acc).collect());
         }

@@ -4,7 +4,7 @@
 //! into the entries if some window has a lower bound, and into the totals of aggregates that have none. Others wait.
 //! An answer combines, per window, the partials of the chunks that lie inside it with the single entries at its edges;
 //! runs of [`BLOCK`] chunks have a partial of their own, so that a window over a million rows reads some hundreds of
-//! values.
+//! values. Distinct values cannot be combined so cheaply: large groups keep, per value, when it was last there.
 //!
 //! Invariants: an answer at `t` is possible for `floor() <= t` and does not change the group; absorbing is commutative.
 //! Neighbours: `state::page` adds commits to it, `offline::point_in_time` moves it along a group's labels.
@@ -15,10 +15,13 @@ use datafusion::common::ScalarValue;
 use super::aggregate::{Acc, Total};
 use super::chunk::{CHUNK, Chunk};
 use super::entry::{Entry, Shape, Update};
-use crate::plan::operator::{Aggregate, FoldPlan, Window};
+use super::latest::{Counted, Latest};
+use crate::plan::operator::{Aggregate, FoldPlan, Function, Window};
 
 /// Chunks with one partial over all of them.
 const BLOCK: usize = 32;
+/// A group with more chunks is too large to be scanned for distinct values at every read.
+const SCANNED: usize = 2;
 
 /// A fold plan with what follows from it: shared by all groups of a view.
 #[derive(Clone, Debug)]
@@ -27,14 +30,18 @@ pub struct Fold {
     pub plan: FoldPlan,
     /// Where values lie in entries.
     pub shape: Shape,
-    /// Aggregates with a lower bound, by index.
-    pub bounded: Vec<usize>,
+    /// Aggregates with a lower bound and partials, by index.
+    pub partials: Vec<usize>,
     /// Aggregates without, by index.
     pub unbounded: Vec<usize>,
     /// Age at which entries are wanted no more.
     pub horizon: Option<i64>,
-    /// The bounded aggregates of each distinct window: (window, [(index among `bounded`, aggregate)]).
+    /// Aggregates with partials of each distinct window: (window, [(index among `partials`, aggregate)]).
     windows: Vec<(Window, Vec<(usize, usize)>)>,
+    /// What large groups keep the last times of.
+    counted: Vec<Counted>,
+    /// Distinct values of windows that end now: (aggregate, index among `counted`, age at which a row leaves).
+    distinct: Vec<(usize, usize, i64)>,
 }
 
 impl Fold {
@@ -42,8 +49,23 @@ impl Fold {
     pub fn new(plan: FoldPlan) -> Fold {
         let (bounded, unbounded): (Vec<usize>, Vec<usize>) =
             (0..plan.aggregates.len()).partition(|a| plan.aggregates[*a].window.until.is_some());
+        let (mut partials, mut counted, mut distinct) = (vec![], vec![], vec![]);
+        for a in bounded {
+            let Aggregate { function, value, filter, window, .. } = plan.aggregates[a];
+            match (function, value, window) {
+                (Function::CountDistinct, Some(value), Window { from: 0, until: Some(until) }) => {
+                    let this = Counted { value, filter };
+                    let at = counted.iter().position(|c| *c == this).unwrap_or(counted.len());
+                    if at == counted.len() {
+                        counted.push(this);
+                    }
+                    distinct.push((a, at, until));
+                }
+                _ => partials.push(a),
+            }
+        }
         let mut windows: Vec<(Window, Vec<(usize, usize)>)> = vec![];
-        for (n, &a) in bounded.iter().enumerate() {
+        for (n, &a) in partials.iter().enumerate() {
             let window = plan.aggregates[a].window;
             match windows.iter_mut().find(|(w, _)| *w == window) {
                 Some((_, members)) => members.push((n, a)),
@@ -51,7 +73,7 @@ impl Fold {
             }
         }
         let (shape, horizon) = (Shape::of(&plan), plan.horizon());
-        Fold { plan, shape, bounded, unbounded, horizon, windows }
+        Fold { plan, shape, partials, unbounded, horizon, windows, counted, distinct }
     }
 }
 
@@ -115,6 +137,8 @@ pub struct Waiting {
 pub struct Group {
     pub(super) chunks: Vec<Chunk>,
     blocks: Vec<Option<Box<[Acc]>>>,
+    /// One per [`Fold::counted`] if the group is large, else none.
+    latest: Vec<Latest>,
     pub(super) totals: Box<[Total]>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) header: Header,
@@ -157,7 +181,7 @@ impl Group {
         waiting: Vec<Waiting>,
         header: Header,
     ) -> Group {
-        Group { chunks, blocks: vec![], totals, waiting, header, stale: true }
+        Group { chunks, blocks: vec![], latest: vec![], totals, waiting, header, stale: true }
     }
 
     /// The earliest instant it can answer for.
@@ -223,7 +247,7 @@ impl Group {
         if after_all {
             if self.chunks.last().is_none_or(|c| c.len(shape) >= CHUNK) {
                 if let Some(full) = self.chunks.last_mut() {
-                    full.summarise(&fold.bounded, &fold.plan, shape);
+                    full.summarise(&fold.partials, &fold.plan, shape);
                     full.words.shrink_to_fit();
                     full.heap.shrink_to_fit();
                 }
@@ -231,7 +255,8 @@ impl Group {
                 self.stale = true;
             }
             if let Some(last) = self.chunks.last_mut() {
-                last.change(entry, diff, shape);
+                let change = last.change(entry, diff, shape);
+                self.note(entry, change, fold);
             }
             return;
         }
@@ -240,9 +265,9 @@ impl Group {
         let at = after.saturating_sub(1);
         self.forget_block(at);
         self.stale = true;
-        let chunk = &mut self.chunks[at];
-        chunk.change(entry, diff, shape);
-        match chunk.len(shape) {
+        let change = self.chunks[at].change(entry, diff, shape);
+        self.note(entry, change, fold);
+        match self.chunks[at].len(shape) {
             0 => {
                 self.chunks.remove(at);
                 self.blocks.truncate(at / BLOCK);
@@ -253,6 +278,17 @@ impl Group {
                 self.blocks.truncate(at / BLOCK);
             }
             _ => {}
+        }
+    }
+
+    /// A row was there so often, and is now so often.
+    fn note(&mut self, entry: &Entry<'_>, (was, is): (i32, i32), fold: &Fold) {
+        for latest in &mut self.latest {
+            match (was > 0, is > 0) {
+                (false, true) => latest.came(entry, fold),
+                (true, false) => latest.taken_back(entry, &self.chunks, fold),
+                _ => {}
+            }
         }
     }
 
@@ -275,14 +311,17 @@ impl Group {
             return;
         }
         self.stale = false;
+        if self.latest.is_empty() && self.chunks.len() > SCANNED {
+            self.latest = fold.counted.iter().map(|c| Latest::of(*c, &self.chunks, fold)).collect();
+        }
         let blocks = full / BLOCK;
         self.blocks.resize(blocks, None);
         for chunk in &mut self.chunks[..full] {
-            chunk.summarise(&fold.bounded, &fold.plan, &fold.shape);
+            chunk.summarise(&fold.partials, &fold.plan, &fold.shape);
         }
         for (n, block) in self.blocks.iter_mut().enumerate().filter(|(_, b)| b.is_none()) {
             let mut accs: Box<[Acc]> =
-                fold.bounded.iter().map(|&a| Acc::empty(&fold.plan, &fold.plan.aggregates[a])).collect();
+                fold.partials.iter().map(|&a| Acc::empty(&fold.plan, &fold.plan.aggregates[a])).collect();
             for chunk in &self.chunks[n * BLOCK..(n + 1) * BLOCK] {
                 merge_all(&mut accs, chunk.partial.as_deref().unwrap_or_default(), fold);
             }
@@ -290,32 +329,39 @@ impl Group {
         }
     }
 
-    /// Drops the entries that no answer at or after `now` wants.
-    pub fn retire(&mut self, now: i64, fold: &Fold) {
-        let (Some(horizon), shape) = (fold.horizon, &fold.shape) else { return };
+    /// Drops entries that no answer at or after `now` wants; says whether there were any.
+    pub fn retire(&mut self, now: i64, fold: &Fold) -> bool {
+        let (Some(horizon), shape) = (fold.horizon, &fold.shape) else { return false };
+        let mut some = false;
         let dead = |e: Entry<'_>| fold.plan.tile(e.event_time()).saturating_add(horizon) <= now;
         let chunks = self.chunks.iter().take_while(|c| c.last(shape).is_none_or(dead)).count();
         // Whole blocks, so that those which stay keep their places; single chunks while there are no blocks.
         let whole = if self.chunks.len() > 2 * BLOCK { chunks / BLOCK * BLOCK } else { chunks };
         if whole > 0 {
-            self.stale = true;
-            self.chunks.drain(..whole);
+            (self.stale, some) = (true, true);
+            for chunk in self.chunks.drain(..whole) {
+                self.latest.iter_mut().for_each(|l| l.retired(&chunk, fold));
+            }
             self.blocks.drain(..(whole / BLOCK).min(self.blocks.len()));
             if whole % BLOCK != 0 {
                 self.blocks.clear();
             }
             self.header.retired = self.header.retired.max(now);
         }
-        if self.chunks.len() <= 2
-            && let Some(first) = self.chunks.first_mut()
-        {
+        if self.chunks.len() > SCANNED {
+            return some;
+        }
+        self.latest.clear();
+        if let Some(first) = self.chunks.first_mut() {
             let (n, gone) = (first.len(shape), first.partition_point(shape, dead));
             // Copying what stays must be paid for by what goes.
             if gone * 2 >= n && gone > 0 {
                 first.keep(gone, n, shape);
                 self.header.retired = self.header.retired.max(now);
+                some = true;
             }
         }
+        some
     }
 
     /// The answer at `now`, over all updates taken. `advance(now)` comes first.
@@ -334,6 +380,13 @@ impl Group {
                 values[*a] = finish(acc, &plan.aggregates[*a], plan);
             }
         }
+        for &(a, counted, until) in &fold.distinct {
+            let n = match self.latest.get(counted) {
+                Some(latest) => Acc::Count(i64::try_from(latest.after(now.saturating_sub(until))).unwrap_or(i64::MAX)),
+                None => self.scan_distinct(a, now, fold),
+            };
+            values[a] = finish(&n, &plan.aggregates[a], plan);
+        }
         let status = match (self.admits(now, fold), plan.admit.until) {
             (true, _) => Status::Present,
             (false, Some(_)) if self.header.ever > 0 => Status::Expired,
@@ -341,6 +394,20 @@ impl Group {
         };
         let event_time = (self.header.newest != i64::MIN).then_some(self.header.newest);
         Evaluation { status, event_time, values }
+    }
+
+    /// The distinct values of a small group's window.
+    fn scan_distinct(&self, a: usize, now: i64, fold: &Fold) -> Acc {
+        let plan = &fold.plan;
+        let mut seen = [(a, Acc::empty(plan, &plan.aggregates[a]))];
+        let (mut at, to) = self.range(plan.aggregates[a].window, now, fold);
+        while at < to {
+            let end = if at.0 == to.0 { to.1 } else { self.chunks[at.0].len(&fold.shape) };
+            self.chunks[at.0].scan(at.1, end, &mut seen, plan, &fold.shape);
+            at = (at.0 + 1, 0);
+        }
+        let [(_, seen)] = seen;
+        seen
     }
 
     /// Does `WHERE` admit a row now?
@@ -416,6 +483,11 @@ impl Group {
         }
     }
 
+    /// Is a copy of it so large that one should be avoided?
+    pub fn is_large(&self) -> bool {
+        self.chunks.len() > BLOCK || self.totals.iter().map(Total::len).sum::<usize>() > BLOCK * CHUNK
+    }
+
     /// Nothing in it needs to be kept: no entries, nothing waiting, no totals and no history.
     pub fn is_blank(&self) -> bool {
         self.chunks.is_empty() && self.waiting.is_empty() && self.header.newest == i64::MIN && self.header.rows == 0
@@ -425,7 +497,8 @@ impl Group {
     pub fn memory(&self) -> usize {
         let waiting: usize = self.waiting.iter().map(|w| 64 + w.words.len() * 8 + w.heap.len()).sum();
         let totals: usize = self.totals.iter().map(|t| size_of::<Total>() + t.heap_bytes()).sum();
-        size_of::<Group>() + self.chunks.iter().map(Chunk::memory).sum::<usize>() + totals + waiting
+        let latest: usize = self.latest.iter().map(Latest::memory).sum();
+        size_of::<Group>() + self.chunks.iter().map(Chunk::memory).sum::<usize>() + totals + waiting + latest
     }
 }
 
@@ -438,7 +511,7 @@ fn null_of(data_type: &DataType) -> ScalarValue {
 }
 
 fn merge_all(accs: &mut [Acc], partials: &[Acc], fold: &Fold) {
-    for ((acc, partial), &a) in accs.iter_mut().zip(partials).zip(&fold.bounded) {
+    for ((acc, partial), &a) in accs.iter_mut().zip(partials).zip(&fold.partials) {
         acc.merge(partial, fold.plan.aggregates[a].function);
     }
 }

@@ -12,7 +12,11 @@ pub mod chunk;
 pub mod columns;
 pub mod entry;
 pub mod group;
+pub mod latest;
 pub mod layout;
+
+#[cfg(test)]
+mod tests;
 
 pub use entry::{Entry, Updates};
 pub use group::{Evaluation, Fold, Group, Status};

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Slice;
@@ -27,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two looks for new partitions.
 const REFRESH: Duration = Duration::from_secs(20);
+/// How long such a look may take: reading waits for it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How long ticks are.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,8 @@ pub struct Ticks {
 struct Topic {
     source: Arc<Source>,
     reader: Option<KafkaReader>,
+    /// A try to reach it, which may take its time: nobody waits for it.
+    opening: Option<JoinHandle<Result<KafkaReader, KafkaError>>>,
     next_try: Instant,
     trouble: Option<String>,
 }
@@ -91,6 +96,7 @@ impl Live {
                 Connector::Kafka { .. } => topics.push(Topic {
                     source: Arc::clone(source),
                     reader: None,
+                    opening: None,
                     next_try: Instant::now(),
                     trouble: None,
                 }),
@@ -181,36 +187,45 @@ impl Live {
             if full || over {
                 return Ok(());
             }
-            if !any && first.is_some() {
-                // The rest of a short tick: sleeping is cheaper than spinning, and no longer.
-                std::thread::sleep(Duration::from_micros(200));
+            if let Some(at) = first {
+                // The client wakes us for every record; at the end of a short tick they are all there.
+                std::thread::sleep(self.ticks.busy.saturating_sub(now.duration_since(at)));
             }
         }
     }
 
-    /// Connects topics that are not being read, each at most once a second.
+    /// Connects topics that are not being read, each at most once a second, and looks for new partitions of the others.
     fn connect(&mut self) {
         let now = Instant::now();
-        for topic in self.topics.iter_mut().filter(|t| t.next_try <= now) {
+        for topic in &mut self.topics {
+            if let Some(opening) = topic.opening.take_if(|o| o.is_finished()) {
+                match opening.join() {
+                    Ok(Ok(reader)) => {
+                        (topic.reader, topic.trouble) = (Some(reader), None);
+                        topic.next_try = now + REFRESH;
+                    }
+                    Ok(Err(e)) => topic.trouble = Some(spoken(&e)),
+                    Err(_) => topic.trouble = Some("its reader panicked".into()),
+                }
+            }
+            if topic.next_try > now {
+                continue;
+            }
             match &mut topic.reader {
                 Some(reader) => {
                     topic.next_try = now + REFRESH;
                     topic.trouble = reader.trouble();
                     if topic.trouble.is_none() {
-                        let _ = reader.assign_new(ANSWER);
+                        let _ = reader.assign_new(LOOK);
                     }
                 }
-                None => {
+                None if topic.opening.is_none() => {
                     topic.next_try = now + RETRY;
-                    match open(&topic.source, &self.settings, &self.committed) {
-                        Ok(reader) => {
-                            topic.reader = Some(reader);
-                            topic.trouble = None;
-                            topic.next_try = now + REFRESH;
-                        }
-                        Err(e) => topic.trouble = Some(spoken(&e)),
-                    }
+                    let (source, settings) = (Arc::clone(&topic.source), self.settings.clone());
+                    let committed = self.committed.clone();
+                    topic.opening = Some(std::thread::spawn(move || open(&source, &settings, &committed)));
                 }
+                None => {}
             }
         }
     }

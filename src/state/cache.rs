@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::WriteBatch;
 
-use super::page::{NeedsLog, Page, PageRows};
+use super::page::{Page, PageRows, Unanswered};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Fold};
@@ -26,6 +27,11 @@ const STRIPES: usize = 4096;
 
 /// Pages written back in one batch, at most.
 const BATCH: usize = 512;
+
+/// How often a reader of a large group asks again before it copies the group.
+const PATIENCE: u32 = 40;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// The last commit that readers may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +61,8 @@ pub struct Cache {
     readers: Mutex<BTreeMap<u64, usize>>,
     /// Whether the store had page rows when it was opened, or has had since.
     on_disk: bool,
-    /// Updates taken since the last write-back.
-    unwritten: AtomicU64,
+    /// Updates taken since it was made.
+    taken: AtomicU64,
 }
 
 /// What readers ask: how it went.
@@ -113,7 +119,7 @@ impl Cache {
             changed: Condvar::new(),
             readers: Mutex::new(BTreeMap::new()),
             on_disk,
-            unwritten: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             store,
         })
     }
@@ -135,8 +141,8 @@ impl Cache {
     }
 
     /// Waits until something is published that `enough` accepts, at most until the deadline. The last state either way.
-    pub fn wait(&self, timeout: std::time::Duration, enough: impl Fn(&Published) -> bool) -> Published {
-        let deadline = std::time::Instant::now() + timeout;
+    pub fn wait(&self, timeout: Duration, enough: impl Fn(&Published) -> bool) -> Published {
+        let deadline = Instant::now() + timeout;
         let mut published = self.published.lock();
         while !enough(&published) && !self.changed.wait_until(&mut published, deadline).timed_out() {}
         *published
@@ -175,7 +181,7 @@ impl Cache {
     }
 
     fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
-        self.unwritten.fetch_add(updates.len() as u64, Ordering::Relaxed);
+        self.taken.fetch_add(updates.len() as u64, Ordering::Relaxed);
         let view = &self.views[updates.view];
         for n in 0..updates.len() {
             let update = updates.get(n, &view.fold.shape);
@@ -232,14 +238,22 @@ impl Cache {
     /// A page row that cannot be read.
     pub fn read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Read, StateError> {
         let hash = hash_group(key);
-        let limit = self.limit();
         let pages = &self.views[view];
-        let mut stripe = pages.stripes[stripe_of(hash)].lock();
-        let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Read::Nothing) };
-        Ok(match page.read(epoch, now, limit, &pages.fold) {
-            Ok(answer) => Read::Answer(answer),
-            Err(NeedsLog) => Read::NeedsLog,
-        })
+        let mut tries = 0;
+        loop {
+            let limit = self.limit();
+            let mut stripe = pages.stripes[stripe_of(hash)].lock();
+            let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Read::Nothing) };
+            match page.read(epoch, now, limit, tries < PATIENCE, &pages.fold) {
+                Ok(answer) => return Ok(Read::Answer(answer)),
+                Err(Unanswered::NeedsLog) => return Ok(Read::NeedsLog),
+                Err(Unanswered::HeldBack) => {
+                    drop(stripe);
+                    tries += 1;
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
     }
 
     /// Writes all dirty pages back, as of the last commit, and moves the redo point there. Returns how many were written.
@@ -247,10 +261,17 @@ impl Cache {
     /// # Errors
     /// The store's; pages stay in memory, and the redo point where it was.
     pub fn write_back(&self) -> Result<usize, StateError> {
+        self.write_back_at_ease(|_| ())
+    }
+
+    /// The same beside other work: `rest` is told how long each part of it took, and may wait.
+    ///
+    /// # Errors
+    /// As of [`Cache::write_back`].
+    pub fn write_back_at_ease(&self, rest: impl Fn(Duration)) -> Result<usize, StateError> {
         // No reader can register below the published epoch later on, so no page stays behind this one.
         let at = self.limit();
-        self.unwritten.store(0, Ordering::Relaxed);
-        let mut written = 0;
+        let (mut written, mut since) = (0, Instant::now());
         for (n, view) in self.views.iter().enumerate() {
             let prefix = self.store.view_prefix(n);
             let mut rows: Vec<(Vec<u8>, PageRows)> = vec![];
@@ -265,6 +286,8 @@ impl Cache {
                 if rows.len() >= BATCH {
                     written += rows.len();
                     self.write_rows(&mut rows)?;
+                    rest(since.elapsed());
+                    since = Instant::now();
                 }
             }
             written += rows.len();
@@ -314,9 +337,9 @@ impl Cache {
         Ok(groups)
     }
 
-    /// Updates taken since the last write-back.
-    pub fn unwritten(&self) -> u64 {
-        self.unwritten.load(Ordering::Relaxed)
+    /// Updates taken so far.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Pages of a view in memory.

@@ -35,9 +35,14 @@ pub struct Page {
     memory: usize,
 }
 
-/// Why a page cannot answer; the log can.
+/// Why a page does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeedsLog;
+pub enum Unanswered {
+    /// It is past that stamp; the log can answer.
+    NeedsLog,
+    /// Another reader holds back what this one asks for, and the group is large to copy. Readers are soon gone.
+    HeldBack,
+}
 
 /// A page's rows on their way to disk.
 pub struct PageRows {
@@ -141,14 +146,21 @@ impl Page {
         self.base.advance(now, fold);
     }
 
-    /// The answer at a stamp. `limit` as for [`Page::merge`].
+    /// The answer at a stamp. `limit` as for [`Page::merge`]; `patient`: whoever asks can ask again.
     ///
     /// # Errors
-    /// [`NeedsLog`] if the base has moved past the epoch or the instant.
-    pub fn read(&mut self, epoch: u64, now: i64, limit: u64, fold: &Fold) -> Result<Evaluation, NeedsLog> {
+    /// [`Unanswered`].
+    pub fn read(
+        &mut self,
+        epoch: u64,
+        now: i64,
+        limit: u64,
+        patient: bool,
+        fold: &Fold,
+    ) -> Result<Evaluation, Unanswered> {
         self.merge(limit.min(epoch), fold);
         if self.merged > epoch || self.base.floor() > now {
-            return Err(NeedsLog);
+            return Err(Unanswered::NeedsLog);
         }
         let width = PREFIX + fold.shape.stride;
         let visible = |r: &&[u64]| r[0] <= epoch;
@@ -157,6 +169,9 @@ impl Page {
             return Ok(self.base.evaluate(now, fold));
         }
         // Another reader holds the limit below this epoch: answer from a copy.
+        if patient && self.base.is_large() {
+            return Err(Unanswered::HeldBack);
+        }
         let mut copy = self.base.clone();
         for record in self.recent.chunks_exact(width).filter(visible) {
             copy.apply(&update_of(record, &self.recent_heap, self.hash, &self.key), now, fold);
@@ -168,6 +183,8 @@ impl Page {
     /// Merges up to the limit and gives the rows to write, or nothing if the disk has them.
     pub fn write_back(&mut self, limit: u64, fold: &Fold) -> Option<PageRows> {
         self.merge(limit, fold);
+        // Also of groups that nothing is heard of any more.
+        self.dirty |= self.base.retire(limit.cast_signed().saturating_sub(SLACK_MICROS), fold);
         if !self.dirty {
             return None;
         }

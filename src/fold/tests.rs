@@ -1,0 +1,117 @@
+//! A large group against a scan of its rows: what is kept to answer fast must not change an answer.
+
+use std::collections::BTreeSet;
+
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::entry::{Entry, Update, place};
+use super::{Fold, Group, layout};
+use crate::plan::operator::{Aggregate, FoldPlan, Function, ValueType, Window};
+
+const HORIZON: i64 = 6_000;
+
+fn fold(resolution: Option<i64>) -> Fold {
+    let window = |from, until| Window { from, until: Some(until) };
+    let aggregate = |function, value, filter, window| Aggregate {
+        function,
+        value,
+        order: None,
+        filter,
+        window,
+        ignore_nulls: false,
+        result: DataType::Int64,
+    };
+    let aggregates = vec![
+        aggregate(Function::Count, None, None, window(0, HORIZON)),
+        aggregate(Function::CountDistinct, Some(0), None, window(0, 100)),
+        aggregate(Function::CountDistinct, Some(0), None, window(0, HORIZON)),
+        aggregate(Function::CountDistinct, Some(0), Some(0), window(0, 3_000)),
+        aggregate(Function::CountDistinct, Some(0), None, window(1_000, 4_000)),
+        aggregate(Function::Max, Some(0), None, window(0, 2_000)),
+        aggregate(Function::Sum, Some(0), Some(0), window(500, HORIZON)),
+    ];
+    Fold::new(FoldPlan {
+        group_types: vec![DataType::Int64],
+        values: vec![ValueType::Int],
+        value_types: vec![DataType::Int64],
+        filters: 1,
+        admit: window(0, HORIZON),
+        aggregates,
+        resolution,
+        retracts: true,
+    })
+}
+
+/// Event time, offset, value (none: null), filter.
+type Row = (i64, i64, Option<i64>, bool);
+
+fn apply(group: &mut Group, row: Row, diff: i32, now: i64, fold: &Fold) {
+    let (time, offset, value, passes) = row;
+    let bits = u64::from(value.is_none()) | u64::from(passes) << 1;
+    let word = value.unwrap_or_default().cast_unsigned();
+    let words = [time.cast_unsigned(), offset.cast_unsigned(), place(0, diff), bits, word];
+    let entry = Entry { words: &words, heap: &[] };
+    group.apply(&Update { hash: 0, group: &[], epoch: 0, counts_from: time, closing: false, entry }, now, fold);
+}
+
+/// The values of the query over these rows.
+fn scan(rows: &[Row], now: i64, fold: &Fold) -> Vec<ScalarValue> {
+    let one = |aggregate: &Aggregate| {
+        let Window { from, until } = aggregate.window;
+        let age = |r: &Row| now - fold.plan.tile(r.0);
+        let inside = rows.iter().filter(|r| from <= age(r) && until.is_none_or(|u| age(r) < u));
+        let counted = inside.filter(|r| aggregate.filter.is_none() || r.3);
+        let values: Vec<Option<i64>> = counted.map(|r| r.2).collect();
+        let there = || values.iter().flatten();
+        ScalarValue::Int64(match aggregate.function {
+            Function::Count => Some(values.len() as i64),
+            Function::CountDistinct => Some(there().collect::<BTreeSet<_>>().len() as i64),
+            Function::Max => there().max().copied(),
+            _ => there().copied().reduce(|a, b| a + b),
+        })
+    };
+    fold.plan.aggregates.iter().map(one).collect()
+}
+
+#[test]
+fn a_large_group_answers_as_a_scan_of_its_rows() {
+    for (seed, resolution) in (0..6).zip([None, Some(50), Some(700)].into_iter().cycle()) {
+        let fold = fold(resolution);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut group, mut rows, mut now) = (Group::new(&fold), Vec::<Row>::new(), 0i64);
+        for n in 0..12_000i64 {
+            now += rng.random_range(0..3);
+            let late = if rng.random_bool(0.2) { rng.random_range(0..HORIZON / 2) } else { 0 };
+            // Some values are everywhere, some come once; at times none come at all, and the group is small again.
+            let most = if rng.random_bool(0.7) { 20 } else { 100_000 };
+            let value = rng.random_bool(0.95).then(|| rng.random_range(0..most));
+            let row = (now - late, n, value, rng.random_bool(0.5));
+            apply(&mut group, row, 1, now, &fold);
+            rows.push(row);
+            if rng.random_bool(0.1) {
+                let gone = rows.swap_remove(rng.random_range(0..rows.len()));
+                apply(&mut group, gone, -1, now, &fold);
+            }
+            if rng.random_bool(0.001) {
+                now += rng.random_range(0..2 * HORIZON);
+            }
+            if rng.random_bool(0.02) {
+                group.retire(now, &fold);
+                rows.retain(|r| fold.plan.tile(r.0) + HORIZON > now);
+            }
+            if rng.random_bool(0.02) {
+                group.advance(now, &fold);
+                let want = scan(&rows, now, &fold);
+                assert_eq!(group.evaluate(now, &fold).values, want, "seed {seed}, row {n}, {resolution:?}");
+            }
+            if rng.random_bool(0.001) {
+                let encoded = layout::encode(&group, true);
+                let chunk = |id| encoded.chunks.iter().find(|(n, _)| *n == id).map(|(_, row)| row.clone());
+                group = layout::decode(&encoded.page, &fold, chunk).expect("what was written can be read");
+            }
+        }
+    }
+}
