@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench canonical` prints events per second and CPU per event of a replay from a file and, where
 //! `HEADWATER_TEST_BROKERS` names a broker, from a real Kafka topic, with 1 and 2 workers; bytes of state per user; and at
-//! a fixed 20,000 events/s the time from append to readable and the time of single reads. `--events N` for another size,
-//! `--only file|kafka|live` for a part. CPU is the whole process's, RocksDB's and librdkafka's threads included.
+//! a fixed 20,000 events/s the time from append to readable and the time of single reads; and reads of one user who has a
+//! million events in the windows. `--events N` for another size, `--only file|kafka|live|hot` for a part. CPU is the whole process's, RocksDB's and librdkafka's threads included.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,7 @@ use headwater::source::kafka::KafkaSettings;
 use headwater::source::live::{Live, Ticks};
 use headwater::source::replay::{Replay, ReplayClock, Resume};
 use headwater::state::commit::{ClockKind, LogKind};
-use headwater::time::{Clock, Epoch, format_instant};
+use headwater::time::{Ask, Clock, Epoch, format_instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -48,6 +48,20 @@ SELECT user_id,
        last_value(item_id ORDER BY ts) AS last_item
 FROM clicks WHERE ts > now() - INTERVAL '7 days' GROUP BY user_id;\n";
 
+/// What is hard with many rows: distinct values, extremes, the last of something, and windows that end before now.
+const HOT_VIEW: &str = "CREATE FEATURE VIEW hot AS
+SELECT user_id,
+       count(*)                                                              AS events_7d,
+       count(*)                FILTER (WHERE ts > now() - INTERVAL '1 hour') AS events_1h,
+       sum(price)                                                            AS spend_7d,
+       stddev(price)                                                         AS spread_7d,
+       max(price)              FILTER (WHERE ts > now() - INTERVAL '1 day')  AS highest_1d,
+       count(DISTINCT item_id)                                               AS items_7d,
+       count(DISTINCT session)                                               AS sessions_7d,
+       count(DISTINCT item_id) FILTER (WHERE ts > now() - INTERVAL '1 day')  AS items_1d,
+       last_value(item_id ORDER BY ts)                                       AS last_item
+FROM clicks WHERE ts > now() - INTERVAL '7 days' GROUP BY user_id;\n";
+
 const STREAM: &str = "CREATE STREAM clicks (user_id BIGINT NOT NULL, item_id BIGINT NOT NULL, kind TEXT NOT NULL,
   price DOUBLE, session TEXT, ts TIMESTAMP NOT NULL) EVENT TIME ts FROM ";
 
@@ -71,6 +85,9 @@ fn main() {
             define(&dir, "FILE (path = 'events.jsonl', format = 'jsonl')");
             replay(&dir, &format!("file, {workers} worker(s)"), workers, &KafkaSettings::default());
         }
+    }
+    if part("hot") {
+        hot(&dir);
     }
     let Ok(brokers) = std::env::var("HEADWATER_TEST_BROKERS") else {
         println!("kafka and live: skipped, HEADWATER_TEST_BROKERS names no broker (see scripts/kafka)");
@@ -181,6 +198,63 @@ fn replay(dir: &Path, name: &str, workers: usize, kafka: &KafkaSettings) {
     node.stop().expect("the store takes it");
     let after = (cpu() - before) * 1e6 / events;
     println!("  then written back and sealed in {:.1} s, {after:.2} us CPU per event", stopping.elapsed().as_secs_f64());
+}
+
+/// One user with a million events in the windows, among others with few: what taking in and reading cost.
+fn hot(dir: &Path) {
+    const HOT: usize = 1_000_000;
+    let (mut rng, zipf) = (StdRng::seed_from_u64(4), Zipf::new(USERS));
+    let mut out = std::io::BufWriter::new(std::fs::File::create(dir.join("hot.jsonl")).expect("the directory is ours"));
+    let step = 7 * 86_400_000_000 / HOT as i64;
+    for n in 0..HOT {
+        let (_, line) = event(&mut rng, &zipf, START + n as i64 * step);
+        let rest = line.find(',').expect("a field follows");
+        writeln!(out, "{{\"user_id\":0{}", &line[rest..]).expect("the disk has room");
+        if n % 10 == 0 {
+            let (user, line) = event(&mut rng, &zipf, START + n as i64 * step);
+            let rest = line.find(',').expect("a field follows");
+            writeln!(out, "{{\"user_id\":{}{}", user + 1, &line[rest..]).expect("the disk has room");
+        }
+    }
+    out.flush().expect("the disk has room");
+    drop(out);
+    let sql = format!("{STREAM}FILE (path = 'hot.jsonl', format = 'jsonl');\n{HOT_VIEW}");
+    std::fs::write(dir.join("dataflows/bench.sql"), sql).expect("the directory is ours");
+    let (plan, data) = (plan(dir), dir.join("data-hot"));
+    let settings = Settings { workers: 1, sync_always: false };
+    let (started, cpu_started) = (Instant::now(), cpu());
+    let mut node = Node::start(Arc::clone(&plan), &data, settings, &Clock::Machine).expect("a fresh directory");
+    let kafka = KafkaSettings::default();
+    let mut replay =
+        Replay::new(&plan.sources, dir, ReplayClock::Event, &kafka, &Resume::default()).expect("the source is there");
+    while let Some(slice) = replay.next_slice(1_000).expect("the source can be read") {
+        node.feed(slice, ClockKind::Event).expect("the engine runs");
+    }
+    let events = node.drain().expect("the engine runs").events as f64;
+    let (seconds, used) = (started.elapsed().as_secs_f64(), cpu() - cpu_started);
+    println!("hot: {:.0} events/s, {:.2} us CPU per event", events / seconds, used * 1e6 / events);
+    let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(node.store())).expect("types are right"));
+    let online = Online::new(plan, Arc::clone(node.cache()), offline, Clock::Machine).expect("right types");
+    let as_of = Some(Ask(node.cache().published().visible));
+    for (name, user) in [("the user with a million events", 0), ("another user", 1 + 7919)] {
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).expect("bounds are right");
+        let entities = vec![vec![datafusion::common::ScalarValue::Int64(Some(user))]];
+        let request = ViewRequest { view: 0, features: (0..9).collect(), entities };
+        let mut answer = None;
+        for _ in 0..2_000 {
+            let started = Instant::now();
+            let stamp = StampRequest { as_of, ..StampRequest::default() };
+            answer = Some(online.lookup(std::slice::from_ref(&request), stamp).expect("it has an answer"));
+            let _ = histogram.record(started.elapsed().as_nanos() as u64);
+        }
+        let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
+        let values = answer.map(|a| format!("{:?}", a.rows[0][0].values[0])).unwrap_or_default();
+        println!("  read of {name} ({values}): p50 {:.1} us, p99 {:.1} us", at(0.5), at(0.99));
+    }
+    let started = Instant::now();
+    let pages = node.cache().write_back().expect("the store takes it");
+    println!("  {pages} pages written back in {:.2} s", started.elapsed().as_secs_f64());
+    drop(node);
 }
 
 fn producer(brokers: &str) -> rdkafka::producer::BaseProducer {

@@ -2,11 +2,10 @@
 //!
 //! Needs `HEADWATER_TEST_BROKERS` (scripts/test sets it) and the real data; without either it says so and passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use headwater::plan::operator::Output;
@@ -24,8 +23,6 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::real::data;
 use super::support::{Deployment, How, Loaded, Running, wait_for};
 
-/// Order lines taken from the real data; enough that a kill comes in the middle of them.
-const LINES: usize = 60_000;
 const KILLS: usize = 10;
 /// Later than any commit.
 const LATER: i64 = 4_000_000_000_000_000;
@@ -47,7 +44,7 @@ fn deployment(data: &Path, connector: &str) -> Deployment {
 fn lines(data: &Path) -> Vec<String> {
     let file = std::fs::File::open(data.join("retail/events.jsonl.gz")).expect("the events are there");
     let lines = BufReader::new(flate2::read::GzDecoder::new(file)).lines();
-    lines.take(LINES).map(|l| l.expect("text")).collect()
+    lines.map(|l| l.expect("text")).collect()
 }
 
 fn create_topic(brokers: &str, topic: &str) {
@@ -123,36 +120,40 @@ fn a_node_killed_ten_times_answers_as_one_that_was_not() {
     let kafka = format!("FROM KAFKA (topic = '{topic}', format = 'json', brokers = '{brokers}')");
     let live = deployment(&data, &kafka);
     let (loaded, store) = (live.load(), live.path("data"));
-    let args = ["--workers", "2", "--http", "off", "--grpc", "off", "--resp", "off"];
-    let start = || Running::start(&mut live.command("run", "data", &args));
+    let args = ["--workers", "2", "--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off"];
+    let start = || Running::serving(&mut live.command("run", "data", &args));
+    let (all, customers) = (lines.len() as i64, customers(&lines));
 
-    let sent = Arc::new(AtomicBool::new(false));
     let sender = std::thread::spawn({
-        let (lines, sent, topic, brokers) = (Arc::clone(&lines), Arc::clone(&sent), topic.clone(), brokers.clone());
+        let (lines, topic, brokers) = (Arc::clone(&lines), topic.clone(), brokers.clone());
         move || {
             let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("one");
             for part in lines.chunks(lines.len() / (2 * KILLS)) {
                 send(&producer, &topic, part);
-                std::thread::yield_now();
             }
-            sent.store(true, Ordering::Release);
         }
     });
+    let mut given: Vec<String> = vec![];
     for kill in 0..KILLS {
         let before = committed(&loaded, &store);
-        let node = start();
+        let (node, address) = start();
+        assert_same_bytes(&address, &given);
         // Somewhere in the middle, or at the end of what has been sent.
-        let more = rng.random_range(1..(LINES / KILLS) as i64);
+        let more = rng.random_range(1..all / KILLS as i64);
         wait_for(&format!("{more} more records before kill {kill}"), || {
             let now = committed(&loaded, &store);
-            (now >= before + more || now == LINES as i64).then_some(())
+            (now >= before + more || now == all).then_some(())
         });
+        for _ in 0..20 {
+            let customer = customers[rng.random_range(0..customers.len())];
+            given.push(get(&address, &format!("/v1/views/retail_customer/{customer}")));
+        }
         node.kill();
     }
     sender.join().expect("all were sent");
-    assert!(sent.load(Ordering::Acquire));
-    let mut node = start();
-    wait_for("the end of the topic", || (committed(&loaded, &store) == LINES as i64).then_some(()));
+    let (mut node, address) = start();
+    wait_for("the end of the topic", || (committed(&loaded, &store) == all).then_some(()));
+    assert_same_bytes(&address, &given);
     let stopped = std::process::Command::new("kill").arg(node.0.id().to_string()).status().expect("kill is there");
     assert!(stopped.success());
     let status = node.0.wait().expect("it is our child");
@@ -165,6 +166,45 @@ fn a_node_killed_ten_times_answers_as_one_that_was_not() {
     let how = How { clock: ReplayClock::Event, workers: 1, cut: 20_000, kills: 0, seed };
     replayed.replay(&file.path("data"), &how);
     let (got, want) = (lifetime(&loaded, &store), lifetime(&replayed, &file.path("data")));
-    assert!(want.len() > 500, "{} customers", want.len());
+    assert!(want.len() > 4_000, "{} customers", want.len());
     assert_eq!(got, want, "HEADWATER_TEST_SEED={seed}");
+    for view in ["retail_customer", "retail_item", "retail_sub_region"] {
+        let (got, want) = (corrected(&live, &data, view), corrected(&file, &data, view));
+        assert!(want.lines().count() == 201 && got == want, "{view}, HEADWATER_TEST_SEED={seed}\n{got}\n{want}");
+    }
+}
+
+/// Every customer there is.
+fn customers(lines: &[String]) -> Vec<i64> {
+    let customer = |line: &String| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        line["customer_id"].as_i64()
+    };
+    lines.iter().filter_map(customer).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut response = ureq::get(format!("http://{address}{path}")).call().unwrap_or_else(|e| panic!("{path}: {e}"));
+    response.body_mut().read_to_string().expect("a text")
+}
+
+/// What was answered before is answered again, to the byte, when its stamp is given back.
+fn assert_same_bytes(address: &str, given: &[String]) {
+    for body in given {
+        let parsed: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let text = |name: &str| parsed[name].as_str().unwrap_or_else(|| panic!("no {name} in {body}"));
+        let path = format!("/v1/views/retail_customer/{}", parsed["entity"]["customer_id"]);
+        let again = get(address, &format!("{path}?epoch={}&as_of={}", text("epoch"), text("as_of")));
+        assert_eq!(again, *body);
+    }
+}
+
+/// The history of all probes of a view, as corrected: the file's text.
+fn corrected(deployment: &Deployment, data: &Path, view: &str) -> String {
+    let labels = data.join("expected/probes").join(format!("{view}.csv")).display().to_string();
+    let (out, features) = (deployment.path("corrected.csv"), format!("{view}:*"));
+    let path = out.display().to_string();
+    let args = ["--labels", &labels, "--features", &features, "--mode", "corrected", "--out", &path];
+    deployment.run("history", "data", &args).expect(0, &[]);
+    std::fs::read_to_string(out).expect("it was written")
 }

@@ -105,6 +105,17 @@ impl Running {
         Running(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the program starts"))
     }
 
+    /// A node that serves HTTP on a free port: it and its address, once it is ready.
+    pub(crate) fn serving(command: &mut Command) -> (Running, String) {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
+        let mut line = String::new();
+        let out = child.stdout.as_mut().expect("it is piped");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("it says when it is ready");
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http="));
+        let address = address.unwrap_or_else(|| panic!("not a ready line: {line:?}")).to_string();
+        (Running(child), address)
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().expect("it runs");
