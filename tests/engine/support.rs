@@ -101,10 +101,6 @@ impl Done {
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    pub(crate) fn start(command: &mut Command) -> Running {
-        Running(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the program starts"))
-    }
-
     /// A node that serves HTTP on a free port: it and its address, once it is ready.
     pub(crate) fn serving(command: &mut Command) -> (Running, String) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
