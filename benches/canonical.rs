@@ -197,7 +197,10 @@ fn replay(dir: &Path, name: &str, workers: usize, kafka: &KafkaSettings) {
     let (stopping, before) = (Instant::now(), cpu());
     node.stop().expect("the store takes it");
     let after = (cpu() - before) * 1e6 / events;
-    println!("  then written back and sealed in {:.1} s, {after:.2} us CPU per event", stopping.elapsed().as_secs_f64());
+    println!(
+        "  then written back and sealed in {:.1} s, {after:.2} us CPU per event",
+        stopping.elapsed().as_secs_f64()
+    );
 }
 
 /// One user with a million events in the windows, among others with few: what taking in and reading cost.
@@ -274,7 +277,8 @@ fn make_topic(brokers: &str, topic: &str, partitions: i32) {
         .create_with_context(rdkafka::client::DefaultClientContext)
         .expect("the admin client's settings are right");
     // Records carry the instant at which the broker appended them.
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
+    let new =
+        NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker makes the topic");
 }

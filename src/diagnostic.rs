@@ -1,4 +1,4 @@
-//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write.
+//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write. And errors as one line.
 //!
 //! ```text
 //! error: column `amout` not found
@@ -70,4 +70,18 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "\n {number} | {line}")?;
         write!(f, " {} | {pad}{} {help}", " ".repeat(number.len()), "^".repeat(width))
     }
+}
+/// An error with its causes, on one line; a cause that is quoted already is not said again.
+pub fn spoken(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        let said = c.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = c.source();
+    }
+    text
 }

@@ -74,7 +74,12 @@ impl Node {
     ///
     /// # Errors
     /// A directory in use, of other definitions, or damaged.
-    pub fn start(plan: Arc<Plan>, dir: &std::path::Path, settings: Settings, clock: &Clock) -> Result<Node, EngineError> {
+    pub fn start(
+        plan: Arc<Plan>,
+        dir: &std::path::Path,
+        settings: Settings,
+        clock: &Clock,
+    ) -> Result<Node, EngineError> {
         let started = std::time::Instant::now();
         let metrics = Arc::new(Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version))));
         let store = Arc::new(Store::open(dir, &plan)?);
@@ -84,7 +89,13 @@ impl Node {
         let resumed = cache.published().epoch;
         let (to_committer, inbox) = unbounded();
         let (report, progress) = unbounded();
-        let committer = Committer::new(Arc::clone(&plan), Arc::clone(&cache), clock.clone(), settings.sync_always, Arc::clone(&metrics));
+        let committer = Committer::new(
+            Arc::clone(&plan),
+            Arc::clone(&cache),
+            clock.clone(),
+            settings.sync_always,
+            Arc::clone(&metrics),
+        );
         let committer = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || committer.run(&inbox, &report))
@@ -146,9 +157,8 @@ impl Node {
     fn feed_again(&self, resumed: u64) -> Result<(), EngineError> {
         if resumed > 0 {
             let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
-            let names = joined.flat_map(|v| {
-                std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name))
-            });
+            let names = joined
+                .flat_map(|v| std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name)));
             let sources: std::collections::BTreeSet<usize> = names.filter_map(|n| self.plan.source_index(n)).collect();
             for source in sources {
                 let mut turn = 0;

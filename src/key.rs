@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use arrow::row::RowConverter;
 use datafusion::common::ScalarValue;
 
+use crate::definition::sql_name;
 use crate::fold::columns::group_converter;
 use crate::plan::operator::ViewPlan;
 use crate::time::parse_instant;
@@ -39,7 +40,7 @@ pub enum KeyError {
         expected: String,
     },
     /// A part is not of its column's type.
-    #[error("`{text}` is not a {data_type}, the type of entity column `{column}`")]
+    #[error("`{text}` is not a value of entity column `{column}`, which is {}", sql_name(.data_type))]
     Type {
         /// What was given.
         text: String,
@@ -85,7 +86,12 @@ impl EntityCodec {
         let parts: Vec<&str> = if self.columns.len() == 1 { vec![text] } else { text.split(',').collect() };
         if parts.len() != self.columns.len() {
             let given = text.to_string();
-            return Err(KeyError::Parts { view: self.view.clone(), expected: self.expected(), given, parts: parts.len() });
+            return Err(KeyError::Parts {
+                view: self.view.clone(),
+                expected: self.expected(),
+                given,
+                parts: parts.len(),
+            });
         }
         let pairs: Vec<Option<(&str, &str)>> = parts.iter().map(|p| p.split_once('=')).collect();
         let known = |name: &str| self.columns.iter().any(|(n, _, _)| n == name);
@@ -148,7 +154,8 @@ impl EntityCodec {
     pub fn decode(&self, group: &[u8]) -> Result<Vec<ScalarValue>, ArrowError> {
         let parser = self.converter.parser();
         let columns = self.converter.convert_rows([parser.parse(group)])?;
-        let value = |a: &ArrayRef| ScalarValue::try_from_array(a, 0).map_err(|e| ArrowError::ComputeError(e.to_string()));
+        let value =
+            |a: &ArrayRef| ScalarValue::try_from_array(a, 0).map_err(|e| ArrowError::ComputeError(e.to_string()));
         columns.iter().map(value).collect()
     }
 }
@@ -158,7 +165,15 @@ fn normal(array: &ArrayRef) -> ArrayRef {
     use arrow::datatypes::Float64Type;
     match array.data_type() {
         DataType::Float64 => {
-            let one = |x: f64| if x.is_nan() { f64::NAN } else if x == 0.0 { 0.0 } else { x };
+            let one = |x: f64| {
+                if x.is_nan() {
+                    f64::NAN
+                } else if x == 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            };
             std::sync::Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one))
         }
         _ => std::sync::Arc::clone(array),

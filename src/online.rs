@@ -134,7 +134,8 @@ impl Online {
     /// # Errors
     /// Group types without a row format.
     pub fn new(plan: Arc<Plan>, cache: Arc<Cache>, offline: Arc<Offline>, clock: Clock) -> Result<Online, LookupError> {
-        let view = |v: &crate::plan::PlannedView| Ok((EntityCodec::new(&v.plan).map_err(compute)?, Outputs::new(&v.plan)));
+        let view =
+            |v: &crate::plan::PlannedView| Ok((EntityCodec::new(&v.plan).map_err(compute)?, Outputs::new(&v.plan)));
         let views = plan.views.iter().map(view).collect::<Result<_, LookupError>>()?;
         Ok(Online { plan, cache, offline, clock, views })
     }
@@ -212,7 +213,9 @@ impl Online {
                 let Some(visible) = timeline.visible(epoch) else { return Err(LookupError::Gone { epoch, last }) };
                 Ok((epoch, as_of.unwrap_or(Ask(visible))))
             }
-            (None, Some(as_of)) if as_of.0 >= published.visible && published.next_visible.is_none_or(|v| as_of.0 < v) => {
+            (None, Some(as_of))
+                if as_of.0 >= published.visible && published.next_visible.is_none_or(|v| as_of.0 < v) =>
+            {
                 Ok((last, as_of))
             }
             (None, Some(as_of)) => Ok((self.timeline()?.served(as_of), as_of)),

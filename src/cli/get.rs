@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::{Common, Failure, Outcome, say};
@@ -54,7 +53,7 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
         as_of: instant(&args.as_of, "--as-of")?.map(Ask),
     };
     let dir = args.common.data_dir();
-    let store = Arc::new(Store::open_reader(&dir, &plan).with_context(|| format!("{}", dir.display()))?);
+    let store = Arc::new(Store::open_reader(&dir, &plan)?);
     let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
     recover::redo(&store, &plan, &cache, Some(view))?;
     let offline = Arc::new(Offline::new(Arc::clone(&plan), store)?);

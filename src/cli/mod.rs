@@ -27,7 +27,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 
 use crate::definition::{self, Definitions};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, spoken};
 use crate::plan::{self, Plan};
 
 /// Feature views in SQL over Kafka events: fresh online, exact offline, proved the same.
@@ -124,6 +124,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 pub(crate) type Outcome = Result<(), Failure>;
 
+/// What the operating system says of a full disk, through whichever library.
+const DISK_FULL: &str = "No space left on device";
+
 /// Runs the command line of this process.
 #[expect(clippy::print_stderr, reason = "the place where errors are said")]
 pub fn main() -> ExitCode {
@@ -142,11 +145,15 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Work(e)) => {
-            eprintln!("error: {e:#}");
+            let said = spoken(e.as_ref());
+            eprintln!("error: {said}");
+            if said.contains(DISK_FULL) {
+                eprintln!("  = free some space and start again; everything committed so far is kept");
+            }
             ExitCode::from(1)
         }
         Err(Failure::Usage(e)) => {
-            eprintln!("error: {e:#}");
+            eprintln!("error: {}", spoken(e.as_ref()));
             ExitCode::from(2)
         }
         Err(Failure::Definitions(problems)) => {

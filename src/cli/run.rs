@@ -156,12 +156,8 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let sync_always = serving.commit.sync == config::Sync::Always;
     let settings = Settings { workers: serving.workers, sync_always };
     let mut node = Node::start(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
-    let online = Online::new(
-        Arc::clone(serving.plan),
-        Arc::clone(node.cache()),
-        Arc::clone(node.offline()),
-        clock.clone(),
-    )?;
+    let online =
+        Online::new(Arc::clone(serving.plan), Arc::clone(node.cache()), Arc::clone(node.offline()), clock.clone())?;
     let http = Arc::new(HttpState::new(Arc::new(online), Arc::clone(node.metrics())));
     let servers = Servers::start(serving.http, serving.grpc, &http, node.offline())?;
     let housekeeping = Housekeeping::start(&node, serving.pace, stop);
@@ -216,7 +212,7 @@ fn replay_first(
         if !unreachable {
             return Err(e.into());
         }
-        eprintln!("warning: {e:#}; going on live");
+        eprintln!("warning: {}; going on live", crate::diagnostic::spoken(e.as_ref()));
     }
     Ok(())
 }

@@ -44,7 +44,8 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         None => None,
         Some(text) => {
             let parsed = parse_instant(text).and_then(|e| u64::try_from(e).ok());
-            let wrong = || anyhow::anyhow!("--epoch takes an instant such as 2026-11-20T21:00:00.123456Z, not `{text}`");
+            let wrong =
+                || anyhow::anyhow!("--epoch takes an instant such as 2026-11-20T21:00:00.123456Z, not `{text}`");
             Some(Epoch(parsed.ok_or_else(|| Failure::Usage(wrong()))?))
         }
     };

@@ -140,7 +140,8 @@ impl Committer {
     }
 
     fn close(&mut self, closed: u64) -> Result<(), StateError> {
-        let (inputs, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.inputs).into_iter().partition(|(i, _)| i.last < closed);
+        let (inputs, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.inputs).into_iter().partition(|(i, _)| i.last < closed);
         self.inputs = rest;
         // Clocks change only between a replay and what follows it; a commit has one.
         let mut from = 0;
@@ -156,7 +157,13 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, inputs: &[(Input, ClockKind)], clock: ClockKind, last: u64, upto: u64) -> Result<(), StateError> {
+    fn commit(
+        &mut self,
+        inputs: &[(Input, ClockKind)],
+        clock: ClockKind,
+        last: u64,
+        upto: u64,
+    ) -> Result<(), StateError> {
         let mut commit = Commit {
             last: Epoch(last),
             clock,

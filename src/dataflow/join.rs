@@ -208,9 +208,11 @@ fn one_join<'s>(
     });
     let rows_index: Index<'s> = keyed.arrange_named::<RowBatcher, RowBuilder, RowSpine>(&format!("rows of {name}"));
     let table_index = index_table(join, table, &name)?;
-    let matched = unfold(rows_index.clone().join_core(table_index.clone(), |_key, row, table| {
-        clipped(row, interval(table), &table[INTERVAL..], 0)
-    }));
+    let matched = unfold(
+        rows_index
+            .clone()
+            .join_core(table_index.clone(), |_key, row, table| clipped(row, interval(table), &table[INTERVAL..], 0)),
+    );
     if !left {
         return Ok(matched);
     }
@@ -346,7 +348,8 @@ fn batched<'s>(
         .unary::<Out, _, _, _>(Pipeline, name, move |_cap, _info| {
             move |input, output| {
                 input.for_each(|cap, data| {
-                    let (batch, rest): (Vec<Row>, Vec<(Time, Diff)>) = data.drain(..).map(|(r, t, d)| (r, (t, d))).unzip();
+                    let (batch, rest): (Vec<Row>, Vec<(Time, Diff)>) =
+                        data.drain(..).map(|(r, t, d)| (r, (t, d))).unzip();
                     let mapped = map(&batch);
                     let kept = mapped.into_iter().zip(rest).filter_map(|(pair, (t, d))| Some((pair?, t, d)));
                     output.session(&cap).give_iterator(kept);

@@ -24,10 +24,10 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use differential_dataflow::AsCollection;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::generic::operator::{Operator, source};
 use timely::dataflow::operators::probe::Probe;
 use timely::dataflow::operators::vec::Map;
-use timely::dataflow::operators::Concatenate;
 use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
@@ -348,7 +348,8 @@ fn project_joined<'s>(
             if closed <= *held.time() {
                 return;
             }
-            let (mut due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut pending).into_iter().partition(|(_, t, _)| *t < closed);
+            let (mut due, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut pending).into_iter().partition(|(_, t, _)| *t < closed);
             pending = rest;
             differential_dataflow::consolidation::consolidate_updates(&mut due);
             let mut out = output.session(&*held);

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
+use arrow::compute::SortOptions;
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
-use arrow::compute::SortOptions;
 use datafusion::common::DataFusionError;
 
 use crate::fold::columns::Encoder;
@@ -260,6 +260,14 @@ fn normal(array: ArrayRef) -> ArrayRef {
         return array;
     }
     let values = array.as_primitive::<arrow::datatypes::Float64Type>();
-    let one = |x: f64| if x.is_nan() { f64::NAN } else if x == 0.0 { 0.0 } else { x };
+    let one = |x: f64| {
+        if x.is_nan() {
+            f64::NAN
+        } else if x == 0.0 {
+            0.0
+        } else {
+            x
+        }
+    };
     Arc::new(values.unary::<_, arrow::datatypes::Float64Type>(one) as Float64Array)
 }

@@ -19,7 +19,8 @@ pub fn redo(store: &Store, plan: &Plan, cache: &Cache, only: Option<usize>) -> R
     let (from, until) = (store.redo_point()?, cache.published().epoch);
     let mut applied = 0;
     for (view, planned) in plan.views.iter().enumerate().filter(|(n, _)| only.is_none_or(|o| o == *n)) {
-        let misfit = |why: String| StateError::Damaged { what: format!("the log of view `{}`", planned.plan.name), why };
+        let misfit =
+            |why: String| StateError::Damaged { what: format!("the log of view `{}`", planned.plan.name), why };
         if planned.plan.joins.is_empty() {
             let projector = Projector::new(view, planned).map_err(|e| misfit(e.to_string()))?;
             let Some(source) = plan.source_index(&planned.plan.stream.name) else { continue };

@@ -95,7 +95,7 @@ impl Slab {
 impl BatchContainer for Slab {
     type Owned = Row;
     type ReadItem<'a> = &'a [u8];
-    fn into_owned<'a>(item: &'a [u8]) -> Row {
+    fn into_owned(item: &[u8]) -> Row {
         Row(item.into())
     }
     fn reborrow<'b, 'a: 'b>(item: &'a [u8]) -> &'b [u8] {

@@ -14,9 +14,9 @@ use arrow::row::{RowConverter, SortField};
 use differential_dataflow::{AsCollection, VecCollection};
 use rustc_hash::FxHashMap;
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
-use timely::dataflow::StreamVec;
 
 use super::rows::{Diff, Row, Time};
 use crate::definition::{Source, SourceKind};
@@ -84,7 +84,7 @@ impl UpsertReader {
     /// A batch of another schema.
     pub fn read(&self, batch: &RecordBatch, epoch: Option<Time>) -> Result<Vec<Upsert>, arrow::error::ArrowError> {
         let columns = batch.columns();
-        let keys: Vec<_> = self.key.iter().map(|k| columns[*k].clone()).collect();
+        let keys: Vec<_> = self.key.iter().map(|k| Arc::clone(&columns[*k])).collect();
         let (keys, rows) = (self.keys.convert_columns(&keys)?, self.rows.convert_columns(columns)?);
         let event_time = columns[self.columns[0]].as_primitive::<TimestampMicrosecondType>();
         let partition = columns[self.columns[1]].as_primitive::<Int32Type>();

@@ -171,7 +171,8 @@ impl Acc {
             return;
         }
         let (slot, kind) = shape.slots[value];
-        let integer = || if kind == ValueType::Decimal { entry.wide(slot) } else { entry.word(slot).cast_signed().into() };
+        let integer =
+            || if kind == ValueType::Decimal { entry.wide(slot) } else { entry.word(slot).cast_signed().into() };
         match self {
             Acc::Count(n) => *n += times,
             Acc::Distinct(seen) => {
@@ -264,9 +265,7 @@ impl Acc {
             Acc::Integer { sum, .. } => integer_result(sum.value(), &aggregate.result),
             Acc::Float { sum, n } if aggregate.function == Function::Avg => ScalarValue::Float64(Some(sum.mean(*n))),
             Acc::Float { sum, .. } => ScalarValue::Float64(Some(sum.value())),
-            Acc::IntegerMoments { moments, n } => {
-                spread(aggregate.function, moments.variance(*n, scale))
-            }
+            Acc::IntegerMoments { moments, n } => spread(aggregate.function, moments.variance(*n, scale)),
             Acc::FloatMoments { moments, n } => spread(aggregate.function, moments.variance(*n)),
             Acc::Extreme(best) => best.as_ref().map_or_else(null, |b| b.scalar(&aggregate.result)),
             Acc::Edge(best) => best.as_ref().map_or_else(null, |b| b.value.scalar(&aggregate.result)),
@@ -393,7 +392,7 @@ impl Total {
     }
 
     /// How many values are kept.
-    pub fn len(&self) -> usize {
+    pub fn kept(&self) -> usize {
         match self {
             Total::Acc(_) => 1,
             Total::Distinct(values) => values.len(),
@@ -407,9 +406,9 @@ impl Total {
         match self {
             Total::Acc(Acc::Edge(Some(e))) => size_of::<Edge>() + e.order.len() + e.value.heap_bytes(),
             Total::Acc(_) => 0,
-            Total::Distinct(v) => v.iter().map(|(k, _)| 48 + k.heap_bytes()).sum(),
-            Total::Values(v) => v.iter().map(|(k, _)| 48 + k.heap_bytes()).sum(),
-            Total::Edges(v) => v.iter().map(|(k, _)| 96 + k.order.len() + k.value.heap_bytes()).sum(),
+            Total::Distinct(v) => v.keys().map(|k| 48 + k.heap_bytes()).sum(),
+            Total::Values(v) => v.keys().map(|k| 48 + k.heap_bytes()).sum(),
+            Total::Edges(v) => v.keys().map(|k| 96 + k.order.len() + k.value.heap_bytes()).sum(),
         }
     }
 }

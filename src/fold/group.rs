@@ -175,12 +175,7 @@ impl Group {
         )
     }
 
-    pub(super) fn from_parts(
-        chunks: Vec<Chunk>,
-        totals: Box<[Total]>,
-        waiting: Vec<Waiting>,
-        header: Header,
-    ) -> Group {
+    pub(super) fn from_parts(chunks: Vec<Chunk>, totals: Box<[Total]>, waiting: Vec<Waiting>, header: Header) -> Group {
         Group { chunks, blocks: vec![], latest: vec![], totals, waiting, header, stale: true }
     }
 
@@ -239,11 +234,8 @@ impl Group {
     /// Puts an entry where it belongs.
     fn place(&mut self, entry: &Entry<'_>, diff: i32, fold: &Fold) {
         let shape = &fold.shape;
-        let after_all = self
-            .chunks
-            .last()
-            .and_then(|c| c.last(shape))
-            .is_none_or(|last| last.compare(entry, shape).is_lt());
+        let after_all =
+            self.chunks.last().and_then(|c| c.last(shape)).is_none_or(|last| last.compare(entry, shape).is_lt());
         if after_all {
             if self.chunks.last().is_none_or(|c| c.len(shape) >= CHUNK) {
                 if let Some(full) = self.chunks.last_mut() {
@@ -261,7 +253,8 @@ impl Group {
             return;
         }
         // The last chunk that starts at or before the entry; the first if none does.
-        let after = self.chunks.partition_point(|c| c.len(shape) == 0 || !c.entry(0, shape).compare(entry, shape).is_gt());
+        let after =
+            self.chunks.partition_point(|c| c.len(shape) == 0 || !c.entry(0, shape).compare(entry, shape).is_gt());
         let at = after.saturating_sub(1);
         self.forget_block(at);
         self.stale = true;
@@ -445,14 +438,7 @@ impl Group {
         (from, find(&|e| age(e) >= window.from))
     }
 
-    fn combine(
-        &self,
-        window: Window,
-        now: i64,
-        members: &[(usize, usize)],
-        accs: &mut [(usize, Acc)],
-        fold: &Fold,
-    ) {
+    fn combine(&self, window: Window, now: i64, members: &[(usize, usize)], accs: &mut [(usize, Acc)], fold: &Fold) {
         let (mut at, to) = self.range(window, now, fold);
         let mut take = |partials: &[Acc]| {
             for ((n, a), (_, acc)) in members.iter().zip(accs.iter_mut()) {
@@ -485,7 +471,7 @@ impl Group {
 
     /// Is a copy of it so large that one should be avoided?
     pub fn is_large(&self) -> bool {
-        self.chunks.len() > BLOCK || self.totals.iter().map(Total::len).sum::<usize>() > BLOCK * CHUNK
+        self.chunks.len() > BLOCK || self.totals.iter().map(Total::kept).sum::<usize>() > BLOCK * CHUNK
     }
 
     /// Nothing in it needs to be kept: no entries, nothing waiting, no totals and no history.

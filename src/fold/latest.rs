@@ -83,9 +83,10 @@ impl Latest {
         let first = |c: &Chunk| (c.len(&fold.shape) > 0).then(|| fold.plan.tile(c.entry(0, &fold.shape).event_time()));
         let end = chunks.partition_point(|c| first(c).is_none_or(|t| t <= time));
         let same = |e: &Entry<'_>| e.multiplicity() > 0 && self.counted.held(e, fold).as_ref() == Some(&held);
-        let before = chunks[..end].iter().rev().find_map(|chunk| {
-            (0..chunk.len(&fold.shape)).rev().map(|n| chunk.entry(n, &fold.shape)).find(same)
-        });
+        let before = chunks[..end]
+            .iter()
+            .rev()
+            .find_map(|chunk| (0..chunk.len(&fold.shape)).rev().map(|n| chunk.entry(n, &fold.shape)).find(same));
         self.times.remove(time);
         match before {
             Some(before) => {

@@ -82,11 +82,7 @@ pub fn mark_clean(group: &mut Group) {
 ///
 /// # Errors
 /// A row of another format, cut short, or missing.
-pub fn decode(
-    page: &[u8],
-    fold: &Fold,
-    mut chunk: impl FnMut(u64) -> Option<Vec<u8>>,
-) -> Result<Group, LayoutError> {
+pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec<u8>>) -> Result<Group, LayoutError> {
     let mut r = Reader(page);
     if r.byte()? != FORMAT {
         return Err(LayoutError("unknown format number"));

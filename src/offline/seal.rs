@@ -258,7 +258,7 @@ impl Sealer<'_> {
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: whole.clone(), why: e.to_string() };
         let file = File::create(&unfinished).map_err(io)?;
         let mut writer =
-            ArrowWriter::try_new(file, target.schema.clone(), Some(properties(target.kind))).map_err(failed)?;
+            ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.kind))).map_err(failed)?;
         let mut rows = 0;
         for batch in batches {
             let batch = batch?;
@@ -299,7 +299,7 @@ fn properties(kind: SegmentKind) -> WriterProperties {
 /// Sorted by epoch, partition and offset.
 fn in_order(rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let column = |name: &str| {
-        let values = rows.column(rows.schema().index_of(name)?).clone();
+        let values = Arc::clone(rows.column(rows.schema().index_of(name)?));
         Ok::<_, ArrowError>(SortColumn { values, options: None })
     };
     let order = lexsort_to_indices(&[column("_epoch")?, column("_partition")?, column("_offset")?], None)?;

@@ -11,8 +11,8 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, DataFusionError, Diagnostic as DfDiagnostic, Result, TableReference, plan_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::Analyzer;
@@ -188,7 +188,13 @@ pub fn compile(expr: Expr, schema: &DFSchema) -> Result<(Arc<dyn PhysicalExpr>, 
 }
 
 /// DataFusion's complaints about a view's query as diagnostics, each with a place in the file.
-pub fn diagnose(error: &DataFusionError, catalog: &Catalog, query: &ast::Query, file: &str, text: &str) -> Vec<Diagnostic> {
+pub fn diagnose(
+    error: &DataFusionError,
+    catalog: &Catalog,
+    query: &ast::Query,
+    file: &str,
+    text: &str,
+) -> Vec<Diagnostic> {
     if let DataFusionError::Collection(errors) = error {
         return errors.iter().flat_map(|e| diagnose(e, catalog, query, file, text)).collect();
     }
@@ -219,11 +225,17 @@ fn plain(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
     let text = text.split("\n\nBacktrace").next().unwrap_or(&text).to_string();
     let text = text.split("This issue was likely caused by a bug").next().unwrap_or(&text).trim().to_string();
-    ["Error during planning: ", "Schema error: ", "SQL error: ", "Internal error: ", "Optimizer rule 'type_coercion' failed\ncaused by\n"]
-        .iter()
-        .fold(text, |t, prefix| t.strip_prefix(prefix).map_or(t.clone(), str::to_string))
-        .trim_end_matches('.')
-        .to_string()
+    [
+        "Error during planning: ",
+        "Schema error: ",
+        "SQL error: ",
+        "Internal error: ",
+        "Optimizer rule 'type_coercion' failed\ncaused by\n",
+    ]
+    .iter()
+    .fold(text, |t, prefix| t.strip_prefix(prefix).map_or(t.clone(), str::to_string))
+    .trim_end_matches('.')
+    .to_string()
 }
 
 /// A span of the syntax tree in a file.

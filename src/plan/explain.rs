@@ -11,7 +11,9 @@ use super::operator::{Aggregate, Compiled, Output, ViewPlan, Window};
 
 /// Microseconds as a person writes them.
 pub fn interval(micros: i64) -> String {
-    for (unit, size) in [("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000)] {
+    for (unit, size) in
+        [("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000)]
+    {
         if micros != 0 && micros % size == 0 {
             return format!("{}{unit}", micros / size);
         }
@@ -74,8 +76,7 @@ pub fn text(view: &PlannedView) -> String {
         let only = join.table_filter.as_ref().map_or(String::new(), |f| format!(" where {}", f.text));
         let _ = writeln!(out, "  {kind} table {} on {}{only}", join.table.name, keys.join(" and "));
     }
-    let columns: Vec<&str> =
-        plan.row.fields()[..plan.stream_columns.len()].iter().map(|f| f.name().as_str()).collect();
+    let columns: Vec<&str> = plan.row.fields()[..plan.stream_columns.len()].iter().map(|f| f.name().as_str()).collect();
     let _ = writeln!(out, "  stream {} ({})", plan.stream.name, columns.join(", "));
     out
 }

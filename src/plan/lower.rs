@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use datafusion::common::{Column, DFSchema, DataFusionError, JoinType, ScalarValue, TableReference};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, JoinType, ScalarValue, TableReference};
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
@@ -84,7 +84,9 @@ type AggregateNode = datafusion::logical_expr::Aggregate;
 fn top(plan: &LogicalPlan) -> Result<(&[Expr], &AggregateNode), LowerError> {
     let LogicalPlan::Projection(projection) = plan else {
         return match plan {
-            LogicalPlan::Sort(_) => refuse("ORDER BY of the whole query is not supported", "leave it out: a view has no order"),
+            LogicalPlan::Sort(_) => {
+                refuse("ORDER BY of the whole query is not supported", "leave it out: a view has no order")
+            }
             LogicalPlan::Limit(_) => refuse("LIMIT is not supported", "leave it out"),
             LogicalPlan::Distinct(_) => refuse("SELECT DISTINCT is not supported yet", "GROUP BY the columns"),
             LogicalPlan::Union(_) => refuse("UNION is not supported yet", "define one view for each stream"),
@@ -96,7 +98,9 @@ fn top(plan: &LogicalPlan) -> Result<(&[Expr], &AggregateNode), LowerError> {
         LogicalPlan::Filter(f) if matches!(*f.input, LogicalPlan::Aggregate(_)) => {
             refuse("HAVING is not supported yet", "leave it out, or use FILTER in the aggregates")
         }
-        LogicalPlan::Window(_) => refuse("window functions (OVER) are not supported", "use FILTER with now() in an aggregate"),
+        LogicalPlan::Window(_) => {
+            refuse("window functions (OVER) are not supported", "use FILTER with now() in an aggregate")
+        }
         LogicalPlan::Join(_) => refuse("a join after the grouping is not supported yet", SHAPE),
         _ => refuse("a view without GROUP BY is not supported yet", "GROUP BY the columns that name the entity"),
     }
@@ -161,8 +165,7 @@ impl<'a> Lowering<'a> {
                 if self.relations.len() != before + 1 {
                     return refuse("a join in parentheses is not supported yet", "join one table after another");
                 }
-                let mut conditions: Vec<Expr> =
-                    join.on.iter().map(|(l, r)| l.clone().eq(r.clone())).collect();
+                let mut conditions: Vec<Expr> = join.on.iter().map(|(l, r)| l.clone().eq(r.clone())).collect();
                 if let Some(filter) = &join.filter {
                     conditions.extend(split_conjunction(filter).into_iter().cloned());
                 }
@@ -205,7 +208,8 @@ impl<'a> Lowering<'a> {
             return refuse("a join needs an equality", "write JOIN table ON stream.a = table.b");
         }
         if left && rest.iter().any(|c| self.only(c, relation) != Some(true)) {
-            let help = "keep equalities, and conditions on the joined table alone, in ON; put others into WHERE or FILTER";
+            let help =
+                "keep equalities, and conditions on the joined table alone, in ON; put others into WHERE or FILTER";
             return refuse("this condition of a LEFT JOIN is not supported yet", help);
         }
         self.steps.push(Step { relation, left, keys, rest });
@@ -248,7 +252,10 @@ impl<'a> Lowering<'a> {
             return refuse("the stream must be what a LEFT JOIN keeps", "write FROM stream LEFT JOIN table ON …");
         }
         if self.steps.len() > 1 {
-            return refuse("several joins must start at the stream", "write FROM stream JOIN table ON … JOIN table ON …");
+            return refuse(
+                "several joins must start at the stream",
+                "write FROM stream JOIN table ON … JOIN table ON …",
+            );
         }
         let step = &mut self.steps[0];
         step.relation = 0;
@@ -275,7 +282,10 @@ impl<'a> Lowering<'a> {
             let Some(r) = self.relation_of(&column) else {
                 return refuse(format!("column `{}` was not found", column.flat_name()), "qualify it with its table");
             };
-            wanted.push((r, self.relations[r].source.row_schema().index_of(&column.name).map_err(DataFusionError::from)?));
+            wanted.push((
+                r,
+                self.relations[r].source.row_schema().index_of(&column.name).map_err(DataFusionError::from)?,
+            ));
         }
         let schema = self.relations[self.stream].source.row_schema();
         for system in ["_event_time", "_partition", "_offset"] {
@@ -305,7 +315,11 @@ impl<'a> Lowering<'a> {
         if self.relation_of(column) != Some(self.stream) {
             return false;
         }
-        column.name == "_event_time" || self.event_time_column().is_some_and(|name| name == column.name && stream.source.columns.iter().any(|c| c.name == name && c.data_type == timestamp()))
+        column.name == "_event_time"
+            || self.event_time_column().is_some_and(|name| {
+                name == column.name
+                    && stream.source.columns.iter().any(|c| c.name == name && c.data_type == timestamp())
+            })
     }
 
     /// The declared column that is the event time, if `EVENT TIME` is just a column.
@@ -434,7 +448,10 @@ impl<'a> Lowering<'a> {
         }
         let argument = params.args[0].clone().unalias_nested().data;
         if mentions_now(&argument) {
-            return refuse("now() may not stand in an aggregate's argument", "compare it with the event time in FILTER");
+            return refuse(
+                "now() may not stand in an aggregate's argument",
+                "compare it with the event time in FILTER",
+            );
         }
         let everything = function == Function::Count && matches!(&argument, Expr::Literal(v, _) if !v.is_null());
         let value = if everything { None } else { Some(inputs.value(&argument)?) };
@@ -448,9 +465,8 @@ impl<'a> Lowering<'a> {
             for sort in &params.order_by {
                 keys.push((inputs.compile(&sort.expr)?, !sort.asc, sort.nulls_first));
             }
-            let by_event_time = params.order_by.len() == 1
-                && params.order_by[0].asc
-                && self.is_event_time(&params.order_by[0].expr);
+            let by_event_time =
+                params.order_by.len() == 1 && params.order_by[0].asc && self.is_event_time(&params.order_by[0].expr);
             if !keys.is_empty() && !by_event_time {
                 order = Some(inputs.order(keys));
             }
@@ -497,14 +513,16 @@ impl<'a> Lowering<'a> {
         aggregate: &AggregateNode,
         projection: &[Expr],
     ) -> Result<(Vec<(String, usize)>, Vec<Feature>), LowerError> {
-        let mut fields: Vec<_> =
-            aggregate.schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+        let mut fields: Vec<_> = aggregate.schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
         fields.push((None, Arc::new(Field::new(NOW, timestamp(), false))));
         let schema = DFSchema::new_with_metadata(fields, Default::default())?;
         let mut outputs: Vec<(String, Output, DataType)> = vec![];
         for expr in projection {
             let name = expr.schema_name().to_string();
-            let name = name.rsplit_once('.').filter(|_| matches!(expr, Expr::Column(_))).map_or(name.clone(), |(_, n)| n.into());
+            let name = name
+                .rsplit_once('.')
+                .filter(|_| matches!(expr, Expr::Column(_)))
+                .map_or(name.clone(), |(_, n)| n.into());
             let inner = expr.clone().unalias_nested().data;
             let output = match &inner {
                 Expr::Column(c) => match schema.index_of_column(c)? {
@@ -516,9 +534,7 @@ impl<'a> Lowering<'a> {
             outputs.push((name, output, inner.get_type(&schema)?));
         }
         let entity = self.entity(groups, &outputs)?;
-        let is_entity = |o: &(String, Output, DataType)| {
-            matches!(&o.1, Output::Group(g) if entity.iter().any(|(name, e)| e == g && *name == o.0))
-        };
+        let is_entity = |o: &(String, Output, DataType)| matches!(&o.1, Output::Group(g) if entity.iter().any(|(name, e)| e == g && *name == o.0));
         let features = outputs.iter().filter(|o| !is_entity(o)).cloned();
         let features: Vec<Feature> =
             features.map(|(name, output, data_type)| Feature { name, data_type, output }).collect();
@@ -668,7 +684,8 @@ fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {
 
 /// DataFusion's result types.
 fn result_type(function: Function, input: Option<&DataType>, name: &str) -> Result<DataType, LowerError> {
-    let number = |t: &DataType| matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _));
+    let number =
+        |t: &DataType| matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _));
     match (function, input) {
         (Function::Count | Function::CountDistinct, _) => Ok(DataType::Int64),
         (Function::Sum | Function::Avg | Function::Var | Function::Stddev, Some(t)) if !number(t) => {
@@ -689,21 +706,30 @@ fn result_type(function: Function, input: Option<&DataType>, name: &str) -> Resu
 
 /// What the plan means and what its inputs look like, hashed; not where they come from.
 fn fingerprint(plan: &ViewPlan) -> String {
-    let source = |s: &Source| format!("{:?} {:?} {:?} {:?}", s.name, s.kind, s.columns, s.event_time.as_ref().map(ToString::to_string));
+    let source = |s: &Source| {
+        format!("{:?} {:?} {:?} {:?}", s.name, s.kind, s.columns, s.event_time.as_ref().map(ToString::to_string))
+    };
     let mut hash = Sha256::new();
     hash.update(source(&plan.stream));
     for join in &plan.joins {
         hash.update(source(&join.table));
         let texts = |k: &[Compiled]| k.iter().map(|c| c.text.clone()).collect::<Vec<_>>();
         let filter = join.table_filter.as_ref().map(|f| &f.text);
-        hash.update(format!("{} {:?} {:?} {filter:?} {:?}", join.left, texts(&join.row_key), texts(&join.table_key), join.table_columns));
+        hash.update(format!(
+            "{} {:?} {:?} {filter:?} {:?}",
+            join.left,
+            texts(&join.row_key),
+            texts(&join.table_key),
+            join.table_columns
+        ));
     }
     let text = |c: &Compiled| c.text.clone();
     hash.update(format!("{:?} {:?}", plan.stream_columns, plan.admit.as_ref().map(text)));
     hash.update(format!("{:?}", plan.groups.iter().map(|(n, c)| (n, text(c))).collect::<Vec<_>>()));
     hash.update(format!("{:?}", plan.values.iter().map(text).collect::<Vec<_>>()));
     hash.update(format!("{:?}", plan.filters.iter().map(text).collect::<Vec<_>>()));
-    let orders: Vec<Vec<_>> = plan.orders.iter().map(|o| o.iter().map(|(c, d, n)| (text(c), *d, *n)).collect()).collect();
+    let orders: Vec<Vec<_>> =
+        plan.orders.iter().map(|o| o.iter().map(|(c, d, n)| (text(c), *d, *n)).collect()).collect();
     hash.update(format!("{orders:?} {:?} {:?}", plan.fold, plan.entity));
     for feature in &plan.features {
         let output = match &feature.output {

@@ -88,7 +88,8 @@ pub fn plan(definitions: &Definitions) -> Result<Plan, Vec<Diagnostic>> {
             if !planned.plan.features.iter().any(|f| f.name == *feature) {
                 let names: Vec<&str> = planned.plan.features.iter().map(|f| f.name.as_str()).collect();
                 let span = definitions.views[view].span.clone();
-                let message = format!("service `{service}` names feature `{feature}`, which view `{view}` does not have");
+                let message =
+                    format!("service `{service}` names feature `{feature}`, which view `{view}` does not have");
                 problems.push(Diagnostic::new(message, span, "", Some(format!("it has {}", names.join(", ")))));
             }
         }

@@ -44,8 +44,7 @@ pub fn window_of(expr: &Expr, is_event_time: &dyn Fn(&Expr) -> bool) -> Result<W
         }
         Expr::Between(b) if !b.negated => {
             let Side::EventTime(a) = side_of(&b.expr, is_event_time)? else { return Err(SHAPE.into()) };
-            let (Side::Now(low), Side::Now(high)) =
-                (side_of(&b.low, is_event_time)?, side_of(&b.high, is_event_time)?)
+            let (Side::Now(low), Side::Now(high)) = (side_of(&b.low, is_event_time)?, side_of(&b.high, is_event_time)?)
             else {
                 return Err(SHAPE.into());
             };
@@ -100,7 +99,9 @@ fn interval_of(expr: &Expr) -> Option<Result<i64, String>> {
         if nanos % 1_000 != 0 {
             return Err("an interval is a whole number of microseconds".to_string());
         }
-        days.checked_mul(86_400_000_000).and_then(|d| d.checked_add(nanos / 1_000)).ok_or("the interval is too long".into())
+        days.checked_mul(86_400_000_000)
+            .and_then(|d| d.checked_add(nanos / 1_000))
+            .ok_or("the interval is too long".into())
     };
     const MONTHS: &str = "a month has no fixed length; write the interval in days";
     Some(match value {

@@ -318,7 +318,8 @@ impl EntityRead {
         let answer = answer(&state.online, &|| state.metrics.complete(), &views, &self.contract)?;
         let [request] = &views;
         let planned = &state.online.plan().views[request.view];
-        let mut response = ok(&entity_json(planned, &request.entities[0], &request.features, &answer, &answer.rows[0][0]));
+        let mut response =
+            ok(&entity_json(planned, &request.entities[0], &request.features, &answer, &answer.rows[0][0]));
         response.extensions_mut().insert(Served(planned.plan.name.clone()));
         note(&mut response, &answer, &self.contract, start);
         Ok(response)

@@ -61,7 +61,12 @@ impl Servers {
     ///
     /// # Errors
     /// [`ServeError`], naming the flag.
-    pub fn start(http: &str, grpc: &str, state: &Arc<HttpState>, offline: &Arc<Offline>) -> Result<Servers, ServeError> {
+    pub fn start(
+        http: &str,
+        grpc: &str,
+        state: &Arc<HttpState>,
+        offline: &Arc<Offline>,
+    ) -> Result<Servers, ServeError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("serve")

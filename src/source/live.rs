@@ -17,6 +17,7 @@ use super::decode::Decoded;
 use super::file::{FileError, FileReader};
 use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
 use crate::definition::{Connector, Source};
+use crate::diagnostic::spoken;
 use crate::offset::Offsets;
 use crate::time::{Clock, Epoch};
 
@@ -308,16 +309,4 @@ fn open(source: &Arc<Source>, settings: &KafkaSettings, committed: &Offsets) -> 
     let at = partitions.into_iter().map(|p| (p, committed.get(&source.name, p))).collect();
     reader.assign(&at)?;
     Ok(reader)
-}
-
-/// An error with its causes, on one line.
-fn spoken(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        text.push_str(": ");
-        text.push_str(&c.to_string());
-        cause = c.source();
-    }
-    text
 }

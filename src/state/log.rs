@@ -53,7 +53,12 @@ impl Store {
     }
 
     /// The tail's records of one kind whose commits end above `after` and at or below `until`, in order.
-    pub fn tail(&self, kind: LogKind, after: u64, until: u64) -> impl Iterator<Item = Result<TailRecord, StateError>> + '_ {
+    pub fn tail(
+        &self,
+        kind: LogKind,
+        after: u64,
+        until: u64,
+    ) -> impl Iterator<Item = Result<TailRecord, StateError>> + '_ {
         let (kind, id) = self.kind_and_id(kind);
         let start = log_key(kind, id, after.saturating_add(1), 0);
         let mode = rocksdb::IteratorMode::From(&start, rocksdb::Direction::Forward);
@@ -70,8 +75,10 @@ impl Store {
                     return None;
                 }
                 let number = u32::from_be_bytes(key[13..].try_into().expect("four bytes"));
-                let batches = decode_batches(&value)
-                    .map_err(|e| StateError::Damaged { what: format!("log record {last}/{number}"), why: e.to_string() });
+                let batches = decode_batches(&value).map_err(|e| StateError::Damaged {
+                    what: format!("log record {last}/{number}"),
+                    why: e.to_string(),
+                });
                 Some(batches.map(|batches| TailRecord { last, number, batches }))
             }
         })
@@ -97,7 +104,13 @@ impl Store {
     ///
     /// # Errors
     /// RocksDB's; then the tail is as it was.
-    pub fn seal(&self, segments: &[(String, Vec<u8>)], until: u64, sources: usize, views: usize) -> Result<(), StateError> {
+    pub fn seal(
+        &self,
+        segments: &[(String, Vec<u8>)],
+        until: u64,
+        sources: usize,
+        views: usize,
+    ) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
         for (key, entry) in segments {
             batch.put_cf(&self.family("registry"), format!("segment:{key}"), entry);
@@ -150,7 +163,9 @@ impl Store {
             let name = format!("log record {:?}", key);
             match expected.remove(&key) {
                 None => return Err(damaged(&name, "no commit knows it")),
-                Some((_, want)) if digest(&value) != want => return Err(damaged(&name, "its digest is not its commit's")),
+                Some((_, want)) if digest(&value) != want => {
+                    return Err(damaged(&name, "its digest is not its commit's"));
+                }
                 Some(_) => checked += 1,
             }
         }

@@ -116,8 +116,14 @@ impl Store {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, dir.join("db"), families())?;
-        let mut store =
-            Store { db, dir: dir.to_path_buf(), _lock: Some(lock), scratch: None, view_ids: vec![], source_ids: vec![] };
+        let mut store = Store {
+            db,
+            dir: dir.to_path_buf(),
+            _lock: Some(lock),
+            scratch: None,
+            view_ids: vec![],
+            source_ids: vec![],
+        };
         store.check_format()?;
         store.register(plan, true)?;
         Ok(store)
@@ -144,8 +150,14 @@ impl Store {
             }
         };
         db.try_catch_up_with_primary()?;
-        let mut store =
-            Store { db, dir: dir.to_path_buf(), _lock: None, scratch: Some(scratch), view_ids: vec![], source_ids: vec![] };
+        let mut store = Store {
+            db,
+            dir: dir.to_path_buf(),
+            _lock: None,
+            scratch: Some(scratch),
+            view_ids: vec![],
+            source_ids: vec![],
+        };
         store.check_format()?;
         store.register(plan, false)?;
         Ok(store)
@@ -338,8 +350,7 @@ fn spoken(key: &str) -> String {
 fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join("writer.lock");
     let io = |source| StateError::Io { path: path.clone(), source };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -190,7 +190,9 @@ impl Verifier<'_> {
             let answers = slide(&planned.fold, &batches, &groups[group], &stamps);
             for ((stamp, answer), rows) in stamps.iter().zip(&answers).zip(&expected) {
                 let pages = match self.cache.read(view, group, epoch.0, stamp.at)? {
-                    Read::Answer(answer) if stamp.epoch == epoch && self.cache.published().epoch == epoch.0 => Some(answer),
+                    Read::Answer(answer) if stamp.epoch == epoch && self.cache.published().epoch == epoch.0 => {
+                        Some(answer)
+                    }
                     _ => None,
                 };
                 let sides = [Some(("updates", answer.clone())), pages.map(|p| ("pages", p))];
@@ -212,16 +214,16 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         let planned = &self.plan.views[context.view];
         let wanted: Vec<usize> = (0..planned.plan.features.len()).collect();
-        let evaluate = |e: &Evaluation| {
-            context.outputs.one(&wanted, context.values, &e.values, context.stamp.at).map_err(compute)
-        };
+        let evaluate =
+            |e: &Evaluation| context.outputs.one(&wanted, context.values, &e.values, context.stamp.at).map_err(compute);
         let ours = evaluate(got)?;
         let theirs = match expected {
             Some(row) => row.clone(),
             None => evaluate(&Evaluation::of_nothing(&planned.fold))?,
         };
         let entity = context.values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let at = format!("{} at {} epoch {}", context.stamp.name, format_instant(context.stamp.at), context.stamp.epoch);
+        let at =
+            format!("{} at {} epoch {}", context.stamp.name, format_instant(context.stamp.at), context.stamp.epoch);
         report.checked += 1;
         if (got.status == Status::Present) != expected.is_some() {
             let want = if expected.is_some() { "present" } else { "no row" };
@@ -312,7 +314,15 @@ struct Context<'a> {
     source: &'static str,
 }
 
-fn note(report: &mut Report, entity: &str, stamp: &str, feature: &str, source: &'static str, got: &str, expected: &str) {
+fn note(
+    report: &mut Report,
+    entity: &str,
+    stamp: &str,
+    feature: &str,
+    source: &'static str,
+    got: &str,
+    expected: &str,
+) {
     report.differing += 1;
     if report.differences.len() < SHOWN {
         report.differences.push(Difference {
@@ -342,7 +352,11 @@ fn entity_text(view: usize, plan: &Plan, group: &[u8]) -> String {
     values.map_or_else(|_| format!("{group:?}"), |v| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
-fn choose<'a>(groups: &'a BTreeMap<Vec<u8>, GroupUpdates>, sample: Option<usize>, rng: &mut StdRng) -> Vec<&'a Vec<u8>> {
+fn choose<'a>(
+    groups: &'a BTreeMap<Vec<u8>, GroupUpdates>,
+    sample: Option<usize>,
+    rng: &mut StdRng,
+) -> Vec<&'a Vec<u8>> {
     let mut all: Vec<&Vec<u8>> = groups.keys().collect();
     if let Some(n) = sample {
         all.shuffle(rng);
