@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use timely::scheduling::SyncActivator;
@@ -26,6 +27,9 @@ use crate::time::{Clock, Epoch};
 
 /// Slices fed and not yet committed, at most.
 const UNDER_WAY: usize = 4;
+
+/// Between two counts of the pages' memory for whoever scrapes: it looks at every page.
+const COUNT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +84,12 @@ impl Node {
         settings: Settings,
         clock: &Clock,
     ) -> Result<Node, EngineError> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let metrics = Arc::new(Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version))));
+        for source in &plan.sources {
+            let (place, arrival) = origin(source);
+            metrics.source(&source.name).set_info(place, arrival);
+        }
         let store = Arc::new(Store::open(dir, &plan)?);
         let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
         let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
@@ -136,11 +144,19 @@ impl Node {
     /// Numbers that are asked for at each scrape rather than reported.
     fn collect_at_scrape(&self) {
         let (cache, store, plan) = (Arc::clone(&self.cache), Arc::clone(&self.store), Arc::clone(&self.plan));
+        let counted = parking_lot::Mutex::new(None::<Instant>);
         self.metrics.on_scrape(move |metrics| {
+            let mut counted = counted.lock();
+            let again = counted.is_none_or(|at| at.elapsed() >= COUNT);
             for (n, view) in plan.views.iter().enumerate() {
                 let Some(exported) = metrics.view(&view.plan.name) else { continue };
                 exported.keys.store(cache.resident(n), Ordering::Relaxed);
-                exported.state_bytes.store(cache.counted_memory(n), Ordering::Relaxed);
+                if again {
+                    exported.state_bytes.store(cache.memory(n) as u64, Ordering::Relaxed);
+                }
+            }
+            if again {
+                *counted = Some(Instant::now());
             }
             let pools = [
                 ("memtables", "rocksdb.cur-size-all-mem-tables"),
@@ -189,6 +205,7 @@ impl Node {
         }
         let input = Input {
             last: last.0,
+            closed: Some(Instant::now()),
             events: events.clone(),
             rejected: slice.rejected,
             offsets: slice.offsets,
@@ -339,6 +356,17 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.end_threads();
+    }
+}
+
+/// Where a source comes from, and what its arrival times are.
+fn origin(source: &crate::definition::Source) -> (&str, &'static str) {
+    use crate::definition::Connector;
+    let arrival = if source.arrival_time.is_some() { "column" } else { "fetch" };
+    match &source.from {
+        Connector::Kafka { topic, .. } if source.arrival_time.is_none() => (topic, "broker"),
+        Connector::Kafka { topic, .. } => (topic, arrival),
+        Connector::File { path, .. } => (path, arrival),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::source::kafka::KafkaSettings;
 use crate::source::live::{Live, Ticks};
 use crate::source::replay::ReplayClock;
 use crate::state::commit::ClockKind;
+use crate::telemetry::Metrics;
 use crate::time::{Clock, Epoch};
 
 #[derive(Args)]
@@ -217,12 +218,35 @@ fn replay_first(
     Ok(())
 }
 
+/// Says how every partition stands, at most ten times a second.
+fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
+    let elapsed = passed.elapsed();
+    if elapsed < Duration::from_millis(100) {
+        return;
+    }
+    *passed = Instant::now();
+    for state in live.partitions() {
+        let partition = metrics.source(&state.source).partition(state.partition);
+        partition.next.raise(state.read);
+        partition.bytes.raise(i64::try_from(state.taken.bytes).unwrap_or(i64::MAX));
+        if let Some(high) = state.high {
+            partition.high.raise(high);
+        }
+        // The oldest unread record was appended no earlier than the last one that was read.
+        match state.taken.appended.filter(|_| partition.lag().is_some_and(|lag| lag > 0)) {
+            Some(appended) => partition.oldest_unread.set(appended),
+            None => partition.oldest_unread.clear(),
+        }
+    }
+    metrics.pass(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
+}
+
 /// Feeds slices until told to stop.
 #[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
     let mut last = Epoch(node.cache().published().epoch);
     let mut said = std::collections::BTreeMap::new();
-    let mut acknowledged = Instant::now();
+    let (mut acknowledged, mut passed) = (Instant::now(), Instant::now());
     while !stop.load(Ordering::Acquire) {
         if let Some(slice) = live.next_slice(last)? {
             last = slice.last.unwrap_or(last);
@@ -241,13 +265,7 @@ fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dy
                 gap.partition, gap.from, gap.to
             );
         }
-        for state in live.partitions() {
-            let partition = node.metrics().source(&state.source).partition(state.partition);
-            partition.next.raise(state.read);
-            if let Some(high) = state.high {
-                partition.high.raise(high);
-            }
-        }
+        report_partitions(live, node.metrics(), &mut passed);
         if acknowledged.elapsed() > Duration::from_secs(1) {
             live.acknowledge(&node.store().offsets()?);
             acknowledged = Instant::now();

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
@@ -22,6 +23,7 @@ use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
 use crate::state::{StateError, Store};
 use crate::telemetry::Metrics;
+use crate::telemetry::source::Outcome;
 use crate::time::{Clock, Epoch};
 
 /// What the sources took in: rows, refusals and the offsets they reach.
@@ -29,6 +31,8 @@ use crate::time::{Clock, Epoch};
 pub struct Input {
     /// The greatest epoch in it.
     pub last: u64,
+    /// When the last of it had been read.
+    pub closed: Option<Instant>,
     /// Rows by source (index in the plan).
     pub events: Vec<(usize, RecordBatch)>,
     /// Refused records.
@@ -65,6 +69,30 @@ pub struct Progress {
     pub events: u64,
     /// Refused records in them.
     pub rejected: u64,
+}
+
+/// What a batch has of one partition.
+struct Seen {
+    /// Greatest event time before the batch.
+    watermark: i64,
+    rows: u64,
+    late: u64,
+    newest: Option<i64>,
+}
+
+impl Seen {
+    fn at(watermark: Option<i64>) -> Seen {
+        Seen { watermark: watermark.unwrap_or(i64::MIN), rows: 0, late: 0, newest: None }
+    }
+
+    fn row(&mut self, event_time: Option<i64>, now: i64) {
+        self.rows += 1;
+        let Some(at) = event_time else { return };
+        self.late += u64::from(at < self.watermark);
+        if at <= now {
+            self.newest = self.newest.max(Some(at));
+        }
+    }
 }
 
 /// Gathers and commits.
@@ -204,15 +232,28 @@ impl Committer {
 
     /// Says what was committed: offsets, refusals, and how long events took from their arrival to here.
     fn report(&self, inputs: &[(Input, ClockKind)], commit: &Commit, wall: bool) {
+        for (input, _) in inputs {
+            input.closed.iter().for_each(|at| self.metrics.engine().close.record(at.elapsed()));
+        }
         let now = self.clock.now();
         self.metrics.engine().epoch.set(commit.last.micros());
         self.metrics.set_complete(if wall { now } else { commit.visible });
         for rejected in &commit.rejected {
             self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
+            // What a view refuses was a good record of its source.
+            if rejected.view.is_none() {
+                let future = rejected.reason.starts_with("future");
+                let outcome = if future { Outcome::FutureHeld } else { Outcome::DecodeError };
+                self.metrics.source(&rejected.source).partition(rejected.partition).count(outcome, 1);
+            }
         }
         for (source, partitions) in &commit.offsets.0 {
             let source = self.metrics.source(source);
-            partitions.iter().for_each(|(p, next)| source.partition(*p).durable.raise(*next));
+            for (p, next) in partitions {
+                let partition = source.partition(*p);
+                partition.durable.raise(*next);
+                partition.next.raise(*next);
+            }
         }
         for (index, batch) in inputs.iter().flat_map(|(i, _)| &i.events) {
             self.report_events(*index, batch, now, wall);
@@ -226,18 +267,20 @@ impl Committer {
         let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
         let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
         let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
-        let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
-        for (n, p) in partition.values().iter().enumerate() {
-            let at = event_time.value(n);
-            if event_time.is_valid(n) && at <= now {
-                newest.entry(*p).and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
-            }
-        }
         let metrics = self.metrics.source(&source.name);
-        for (p, newest) in newest {
+        let mut partitions: BTreeMap<i32, Seen> = BTreeMap::new();
+        for (n, p) in partition.values().iter().enumerate() {
+            let seen = partitions.entry(*p).or_insert_with(|| Seen::at(metrics.partition(*p).watermark.get()));
+            seen.row(event_time.is_valid(n).then(|| event_time.value(n)), now);
+        }
+        for (p, seen) in partitions {
             let partition = metrics.partition(p);
-            partition.event_time.raise(newest);
-            partition.watermark.raise(newest);
+            partition.count(Outcome::Applied, seen.rows - seen.late);
+            partition.count(Outcome::LateApplied, seen.late);
+            if let Some(newest) = seen.newest {
+                partition.event_time.raise(newest);
+                partition.watermark.raise(newest);
+            }
         }
         if !wall {
             return;

@@ -129,9 +129,10 @@ fn build(
         let mut tables: BTreeMap<usize, Rows<'_>> = BTreeMap::new();
         for (n, planned) in shared.plan.views.iter().enumerate() {
             let updates = if planned.plan.joins.is_empty() {
-                direct(events.clone(), n, shared, peers)
+                let name = format!("project {}", planned.plan.name);
+                direct(watched(events.clone(), &name, Side::Input, recorder), n, shared, peers)
             } else {
-                joined(events.clone(), n, shared, peers, &mut tables)
+                joined(events.clone(), n, shared, peers, &mut tables, recorder)
             };
             match updates {
                 Ok(updates) => {
@@ -262,6 +263,7 @@ fn joined<'s>(
     shared: &Arc<Shared>,
     peers: usize,
     tables: &mut BTreeMap<usize, Rows<'s>>,
+    recorder: &mut Recorder,
 ) -> Result<StreamVec<'s, Time, Updates>, String> {
     let planned = &shared.plan.views[view];
     let plan = &planned.plan;
@@ -269,7 +271,9 @@ fn joined<'s>(
     for join in &plan.joins {
         let source = shared.plan.source_index(&join.table.name).ok_or("a table is not planned")?;
         if let std::collections::btree_map::Entry::Vacant(slot) = tables.entry(source) {
-            slot.insert(table_rows(events.clone(), source, shared)?);
+            let rows = table_rows(events.clone(), source, shared)?;
+            let name = format!("table {}", join.table.name);
+            slot.insert(watched(rows.inner, &name, Side::Output, recorder).as_collection());
         }
         sides.push(tables[&source].clone());
     }
@@ -291,6 +295,7 @@ fn joined<'s>(
         })
         .as_collection();
     let rows = join::joined(plan, rows, sides).map_err(|e| e.to_string())?;
+    let rows = watched(rows.inner, &format!("project {}", plan.name), Side::Input, recorder).as_collection();
     project_joined(rows, view, shared, peers)
 }
 

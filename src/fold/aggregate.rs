@@ -7,14 +7,14 @@
 //! Neighbours: `exact_sum` does the arithmetic, `group` decides which rows are seen.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use super::columns::decode_value;
 use super::entry::{Entry, Shape};
+use super::tally::Tally;
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 use crate::plan::operator::{Aggregate, FoldPlan, Function, ValueType};
 
@@ -325,20 +325,20 @@ pub enum Total {
     /// Counts and sums: retraction is subtraction. Also the best row of an input that never retracts.
     Acc(Acc),
     /// How often each value is there.
-    Distinct(FxHashMap<Held, i64>),
+    Distinct(Tally<Held>),
     /// `min`, `max` over an input that retracts.
-    Values(BTreeMap<Held, i64>),
+    Values(Tally<Held>),
     /// `first_value`, `last_value` over an input that retracts.
-    Edges(BTreeMap<Edge, i64>),
+    Edges(Tally<Edge>),
 }
 
 impl Total {
     /// Having seen nothing.
     pub fn empty(plan: &FoldPlan, aggregate: &Aggregate) -> Total {
         match aggregate.function {
-            Function::CountDistinct => Total::Distinct(FxHashMap::default()),
-            Function::Min | Function::Max if plan.retracts => Total::Values(BTreeMap::new()),
-            Function::First | Function::Last if plan.retracts => Total::Edges(BTreeMap::new()),
+            Function::CountDistinct => Total::Distinct(Tally::default()),
+            Function::Min | Function::Max if plan.retracts => Total::Values(Tally::default()),
+            Function::First | Function::Last if plan.retracts => Total::Edges(Tally::default()),
             _ => Total::Acc(Acc::empty(plan, aggregate)),
         }
     }
@@ -354,20 +354,14 @@ impl Total {
         }
         let null = entry.is_null(value);
         match self {
-            Total::Distinct(values) if !null => {
-                let held = Held::of(entry, value, shape, true);
-                let n = values.entry(held.clone()).or_insert(0);
-                *n += times;
-                if *n == 0 {
-                    values.remove(&held);
-                }
+            Total::Distinct(values) | Total::Values(values) if !null => {
+                values.add(Held::of(entry, value, shape, true), times);
             }
-            Total::Values(values) if !null => tally(values, Held::of(entry, value, shape, true), times),
             Total::Edges(edges) if !(null && aggregate.ignore_nulls) => {
                 let mut edge = None;
                 see_edge(&mut edge, entry, value, aggregate, shape);
                 if let Some(edge) = edge {
-                    tally(edges, *edge, times);
+                    edges.add(*edge, times);
                 }
             }
             Total::Distinct(_) | Total::Values(_) | Total::Edges(_) | Total::Acc(_) => {}
@@ -381,12 +375,12 @@ impl Total {
             Total::Acc(acc) => acc.finish(aggregate, plan),
             Total::Distinct(values) => ScalarValue::Int64(Some(i64::try_from(values.len()).unwrap_or(i64::MAX))),
             Total::Values(values) => {
-                let best = if max { values.last_key_value() } else { values.first_key_value() };
-                Acc::Extreme(best.map(|(v, _)| v.clone())).finish(aggregate, plan)
+                let best = if max { values.last() } else { values.first() };
+                Acc::Extreme(best.cloned()).finish(aggregate, plan)
             }
             Total::Edges(edges) => {
-                let best = if max { edges.last_key_value() } else { edges.first_key_value() };
-                Acc::Edge(best.map(|(e, _)| Box::new(e.clone()))).finish(aggregate, plan)
+                let best = if max { edges.last() } else { edges.first() };
+                Acc::Edge(best.map(|e| Box::new(e.clone()))).finish(aggregate, plan)
             }
         }
     }
@@ -409,21 +403,6 @@ impl Total {
             Total::Distinct(v) => v.keys().map(|k| 48 + k.heap_bytes()).sum(),
             Total::Values(v) => v.keys().map(|k| 48 + k.heap_bytes()).sum(),
             Total::Edges(v) => v.keys().map(|k| 96 + k.order.len() + k.value.heap_bytes()).sum(),
-        }
-    }
-}
-
-fn tally<K: Ord>(counts: &mut BTreeMap<K, i64>, key: K, times: i64) {
-    use std::collections::btree_map::Entry as Slot;
-    match counts.entry(key) {
-        Slot::Occupied(mut slot) => {
-            *slot.get_mut() += times;
-            if *slot.get() == 0 {
-                slot.remove();
-            }
-        }
-        Slot::Vacant(slot) => {
-            slot.insert(times);
         }
     }
 }

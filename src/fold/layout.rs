@@ -1,21 +1,25 @@
 //! The bytes of a group's state: a page row, and a row for each full chunk of a large group.
 //!
 //! A page row starts with a format number. Small groups are whole in their page row; a group of more than two chunks
-//! lists its full chunks by id and keeps only the last in the row, so that writing a large group back costs its changes.
+//! lists its full chunks by id and keeps only the last in the row, and a tally of more than one run lists its runs, so that
+//! writing a large group back costs its changes.
 //!
 //! Invariants: equal groups give equal bytes; partials are not stored, they follow from the entries. A row of another
 //! format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
 
-use rustc_hash::FxHashMap;
-
 use super::aggregate::{Acc, Edge, Held, Total};
 use super::chunk::Chunk;
 use super::group::{Fold, Group, Header, Waiting};
+use super::tally::{Run, Tally};
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
-use crate::plan::operator::Function;
 
 /// Format of page and chunk rows.
 pub const FORMAT: u8 = 1;
+
+/// Set in the ids of rows that hold a run of a tally: then the total's index follows, and the run's name.
+const TALLY: u64 = 1 << 63;
+/// In place of a number of values: the values are in rows of their own.
+const OWN_ROWS: u32 = u32::MAX;
 
 /// A row that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +45,9 @@ pub fn encode(group: &Group, all: bool) -> Encoded {
     }
     out.extend(header.next_chunk.to_le_bytes());
     count(&mut out, group.totals.len());
-    for total in &group.totals {
-        put_total(&mut out, total);
+    let mut rows = Rows { all, chunks: vec![], listed: vec![] };
+    for (n, total) in group.totals.iter().enumerate() {
+        put_total(&mut out, total, TALLY | (n as u64) << 32, &mut rows);
     }
     count(&mut out, group.waiting.len());
     for w in &group.waiting {
@@ -52,22 +57,34 @@ pub fn encode(group: &Group, all: bool) -> Encoded {
         put_bytes(&mut out, &w.heap);
     }
     let inline_from = if group.chunks.len() > 2 { group.chunks.len() - 1 } else { 0 };
-    let (mut chunks, mut listed) = (vec![], vec![]);
     count(&mut out, inline_from);
     for chunk in &group.chunks[..inline_from] {
         out.extend(chunk.id.to_le_bytes());
-        listed.push(chunk.id);
-        if chunk.dirty || all {
-            let mut row = vec![FORMAT];
-            put_chunk(&mut row, chunk);
-            chunks.push((chunk.id, row));
-        }
+        rows.add(chunk.id, chunk.dirty, |row| put_chunk(row, chunk));
     }
     count(&mut out, group.chunks.len() - inline_from);
     for chunk in &group.chunks[inline_from..] {
         put_chunk(&mut out, chunk);
     }
-    Encoded { page: out, chunks, listed }
+    Encoded { page: out, chunks: rows.chunks, listed: rows.listed }
+}
+
+/// Rows beside the page row.
+struct Rows {
+    all: bool,
+    chunks: Vec<(u64, Vec<u8>)>,
+    listed: Vec<u64>,
+}
+
+impl Rows {
+    fn add(&mut self, id: u64, dirty: bool, put: impl FnOnce(&mut Vec<u8>)) {
+        self.listed.push(id);
+        if dirty || self.all {
+            let mut row = vec![FORMAT];
+            put(&mut row);
+            self.chunks.push((id, row));
+        }
+    }
 }
 
 /// Says that what [`encode`] gave has been written.
@@ -76,6 +93,13 @@ pub fn mark_clean(group: &mut Group) {
     let last = group.chunks.len().saturating_sub(1);
     let own_rows = if group.chunks.len() > 2 { last } else { 0 };
     group.chunks[..own_rows].iter_mut().for_each(|c| c.dirty = false);
+    for total in &mut group.totals {
+        match total {
+            Total::Acc(_) => {}
+            Total::Distinct(values) | Total::Values(values) => values.mark_clean(),
+            Total::Edges(edges) => edges.mark_clean(),
+        }
+    }
 }
 
 /// Decodes a page row; `chunk` reads a chunk row by id.
@@ -98,7 +122,10 @@ pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec
     if r.count()? != fold.unbounded.len() {
         return Err(LayoutError("another number of totals"));
     }
-    let totals = fold.unbounded.iter().map(|&a| get_total(&mut r, fold, a)).collect::<Result<_, _>>()?;
+    let mut totals = vec![];
+    for (n, &a) in fold.unbounded.iter().enumerate() {
+        totals.push(get_total(&mut r, fold, a, TALLY | (n as u64) << 32, &mut chunk)?);
+    }
     let mut waiting = vec![];
     for _ in 0..r.count()? {
         let (due, closing) = (r.int()?, r.byte()? != 0);
@@ -108,12 +135,7 @@ pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec
     let mut chunks = vec![];
     for _ in 0..r.count()? {
         let id = r.int()?.cast_unsigned();
-        let row = chunk(id).ok_or(LayoutError("a chunk row is missing"))?;
-        let mut row = Reader(&row);
-        if row.byte()? != FORMAT {
-            return Err(LayoutError("unknown format number"));
-        }
-        chunks.push(get_chunk(&mut row, fold)?);
+        chunks.push(own_row(id, &mut chunk, |row| get_chunk(row, fold))?);
     }
     for _ in 0..r.count()? {
         chunks.push(Chunk { dirty: true, ..get_chunk(&mut r, fold)? });
@@ -121,7 +143,21 @@ pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec
     if !r.0.is_empty() {
         return Err(LayoutError("bytes after the end"));
     }
-    Ok(Group::from_parts(chunks, totals, waiting, header))
+    Ok(Group::from_parts(chunks, totals.into(), waiting, header))
+}
+
+/// Reads a row beside the page row.
+fn own_row<T>(
+    id: u64,
+    chunk: &mut impl FnMut(u64) -> Option<Vec<u8>>,
+    get: impl FnOnce(&mut Reader<'_>) -> Result<T, LayoutError>,
+) -> Result<T, LayoutError> {
+    let row = chunk(id).ok_or(LayoutError("a chunk row is missing"))?;
+    let mut row = Reader(&row);
+    if row.byte()? != FORMAT {
+        return Err(LayoutError("unknown format number"));
+    }
+    get(&mut row)
 }
 
 fn count(out: &mut Vec<u8>, n: usize) {
@@ -183,24 +219,32 @@ fn put_edge(out: &mut Vec<u8>, edge: &Edge) {
     put_held(out, &edge.value);
 }
 
-fn put_total(out: &mut Vec<u8>, total: &Total) {
+fn put_total(out: &mut Vec<u8>, total: &Total, id: u64, rows: &mut Rows) {
     match total {
         Total::Acc(acc) => put_acc(out, acc),
-        Total::Distinct(values) => {
-            let mut sorted: Vec<_> = values.iter().collect();
-            sorted.sort();
-            put_counts(out, &sorted, put_held);
-        }
-        Total::Values(values) => put_counts(out, &values.iter().collect::<Vec<_>>(), put_held),
-        Total::Edges(edges) => put_counts(out, &edges.iter().collect::<Vec<_>>(), put_edge),
+        Total::Distinct(values) | Total::Values(values) => put_tally(out, values, put_held, id, rows),
+        Total::Edges(edges) => put_tally(out, edges, put_edge, id, rows),
     }
 }
 
-fn put_counts<K>(out: &mut Vec<u8>, counts: &[(&K, &i64)], put: fn(&mut Vec<u8>, &K)) {
-    count(out, counts.len());
-    for (key, n) in counts {
-        put(out, key);
-        out.extend(n.to_le_bytes());
+fn put_tally<K: Ord>(out: &mut Vec<u8>, tally: &Tally<K>, put: fn(&mut Vec<u8>, &K), id: u64, rows: &mut Rows) {
+    let counts = |out: &mut Vec<u8>, counts: &[(K, i64)]| {
+        count(out, counts.len());
+        for (key, n) in counts {
+            put(out, key);
+            out.extend(n.to_le_bytes());
+        }
+    };
+    if !tally.has_own_rows() {
+        counts(out, tally.runs().first().map_or(&[], |r| &r.counts));
+        return;
+    }
+    out.extend(OWN_ROWS.to_le_bytes());
+    out.extend(tally.next_run().to_le_bytes());
+    count(out, tally.runs().len());
+    for run in tally.runs() {
+        out.extend(run.id.to_le_bytes());
+        rows.add(id | u64::from(run.id), run.dirty, |row| counts(row, &run.counts));
     }
 }
 
@@ -240,30 +284,47 @@ fn put_acc(out: &mut Vec<u8>, acc: &Acc) {
     }
 }
 
-fn get_total(r: &mut Reader<'_>, fold: &Fold, aggregate: usize) -> Result<Total, LayoutError> {
-    let aggregate = &fold.plan.aggregates[aggregate];
-    let mut total = Total::empty(&fold.plan, aggregate);
+fn get_total(
+    r: &mut Reader<'_>,
+    fold: &Fold,
+    aggregate: usize,
+    id: u64,
+    chunk: &mut impl FnMut(u64) -> Option<Vec<u8>>,
+) -> Result<Total, LayoutError> {
+    let mut total = Total::empty(&fold.plan, &fold.plan.aggregates[aggregate]);
     match &mut total {
-        Total::Acc(acc) => get_acc(r, acc, aggregate.function)?,
-        Total::Distinct(values) => {
-            let n = r.count()?;
-            *values = (0..n).map(|_| Ok((r.held()?, r.int()?))).collect::<Result<FxHashMap<_, _>, LayoutError>>()?;
-        }
-        Total::Values(values) => {
-            for _ in 0..r.count()? {
-                values.insert(r.held()?, r.int()?);
-            }
-        }
-        Total::Edges(edges) => {
-            for _ in 0..r.count()? {
-                edges.insert(r.edge()?, r.int()?);
-            }
-        }
+        Total::Acc(acc) => get_acc(r, acc)?,
+        Total::Distinct(values) | Total::Values(values) => *values = get_tally(r, |r| r.held(), id, chunk)?,
+        Total::Edges(edges) => *edges = get_tally(r, |r| r.edge(), id, chunk)?,
     }
     Ok(total)
 }
 
-fn get_acc(r: &mut Reader<'_>, acc: &mut Acc, _function: Function) -> Result<(), LayoutError> {
+fn get_tally<K: Ord>(
+    r: &mut Reader<'_>,
+    get: fn(&mut Reader<'_>) -> Result<K, LayoutError>,
+    id: u64,
+    chunk: &mut impl FnMut(u64) -> Option<Vec<u8>>,
+) -> Result<Tally<K>, LayoutError> {
+    let counts = |r: &mut Reader<'_>, n: u32| (0..n).map(|_| Ok((get(r)?, r.int()?))).collect::<Result<Vec<_>, _>>();
+    let n = r.number()?;
+    if n != OWN_ROWS {
+        let run = Run { id: 0, dirty: true, counts: counts(r, n)? };
+        return Ok(Tally::from_runs(vec![run], 1));
+    }
+    let (next, mut runs) = (r.number()?, vec![]);
+    for _ in 0..r.number()? {
+        let name = r.number()?;
+        let read = |row: &mut Reader<'_>| {
+            let n = row.number()?;
+            counts(row, n)
+        };
+        runs.push(Run { id: name, dirty: false, counts: own_row(id | u64::from(name), chunk, read)? });
+    }
+    Ok(Tally::from_runs(runs, next))
+}
+
+fn get_acc(r: &mut Reader<'_>, acc: &mut Acc) -> Result<(), LayoutError> {
     const SUM: LayoutError = LayoutError("a damaged sum");
     match acc {
         Acc::Count(n) => *n = r.int()?,
@@ -308,8 +369,11 @@ impl<'a> Reader<'a> {
     fn int(&mut self) -> Result<i64, LayoutError> {
         Ok(i64::from_le_bytes(self.array()?))
     }
+    fn number(&mut self) -> Result<u32, LayoutError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
     fn count(&mut self) -> Result<usize, LayoutError> {
-        Ok(u32::from_le_bytes(self.array()?) as usize)
+        Ok(self.number()? as usize)
     }
     fn bytes(&mut self) -> Result<&'a [u8], LayoutError> {
         let n = self.count()?;

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod group;
 pub mod latest;
 pub mod layout;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;

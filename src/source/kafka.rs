@@ -114,6 +114,15 @@ pub struct Polled {
     pub gaps: Vec<Gap>,
 }
 
+/// What a reader has read of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakenIn {
+    /// Bytes of payloads.
+    pub bytes: u64,
+    /// When the last record was appended, in µs, if records say so.
+    pub appended: Option<i64>,
+}
+
 /// Reads one Kafka source.
 pub struct KafkaReader {
     source_name: String,
@@ -124,6 +133,8 @@ pub struct KafkaReader {
     decoder: Decoder,
     /// The next offset of each assigned partition.
     next: BTreeMap<i32, i64>,
+    /// What was read of each partition so far.
+    taken: BTreeMap<i32, TakenIn>,
     /// Where partitions end for this reader, if the topic may be longer.
     until: BTreeMap<i32, i64>,
 }
@@ -153,6 +164,7 @@ impl KafkaReader {
             consumer,
             decoder: Decoder::new(source)?,
             next: BTreeMap::new(),
+            taken: BTreeMap::new(),
             until: BTreeMap::new(),
         })
     }
@@ -242,6 +254,9 @@ impl KafkaReader {
                         *next = until.min(offset + 1);
                         if offset < until {
                             let micros = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(|ms| ms * 1_000);
+                            let taken = self.taken.entry(partition).or_default();
+                            taken.bytes += message.payload_len() as u64;
+                            taken.appended = micros.or(taken.appended);
                             self.decoder.push(partition, offset, micros, message.key(), message.payload());
                             polled.records += 1;
                         }
@@ -269,6 +284,11 @@ impl KafkaReader {
             self.consumer.context().seen.lock().trouble = None;
         }
         Ok(polled)
+    }
+
+    /// What was read of a partition so far.
+    pub fn taken(&self, partition: i32) -> TakenIn {
+        self.taken.get(&partition).copied().unwrap_or_default()
     }
 
     /// Records polled since the last [`KafkaReader::finish`].

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Slice;
 use super::decode::Decoded;
 use super::file::{FileError, FileReader};
-use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
+use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings, TakenIn};
 use crate::definition::{Connector, Source};
 use crate::diagnostic::spoken;
 use crate::offset::Offsets;
@@ -62,6 +62,8 @@ pub struct PartitionState {
     pub read: i64,
     /// The broker's end offset, if known.
     pub high: Option<i64>,
+    /// What was read of it.
+    pub taken: TakenIn,
 }
 
 /// All live sources of a node.
@@ -269,6 +271,7 @@ impl Live {
                 partition: *p,
                 read: *next,
                 high: reader.end(*p),
+                taken: reader.taken(*p),
             }));
         }
         states

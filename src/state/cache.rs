@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
@@ -48,8 +48,6 @@ struct ViewPages {
     fold: Arc<Fold>,
     stripes: Vec<Mutex<HashTable<Page>>>,
     groups: AtomicU64,
-    /// Bytes of its pages as of their last write-back.
-    memory: AtomicI64,
 }
 
 /// All pages of all views.
@@ -110,7 +108,6 @@ impl Cache {
             fold: Arc::clone(&v.fold),
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
-            memory: AtomicI64::new(0),
         });
         let on_disk = last.is_some();
         Ok(Cache {
@@ -278,7 +275,6 @@ impl Cache {
             for stripe in &view.stripes {
                 for page in stripe.lock().iter_mut() {
                     let Some(out) = page.write_back(at, &view.fold) else { continue };
-                    view.memory.fetch_add(page.recount().1 as i64, Ordering::Relaxed);
                     let mut key = prefix.to_vec();
                     key.extend(&*page.key);
                     rows.push((key, out));
@@ -347,12 +343,7 @@ impl Cache {
         self.views[view].groups.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the pages of a view, as of their last write-back.
-    pub fn counted_memory(&self, view: usize) -> u64 {
-        u64::try_from(self.views[view].memory.load(Ordering::Relaxed)).unwrap_or(0)
-    }
-
-    /// Bytes of the pages of a view, counted now.  Does not disturb what [`Cache::counted_memory`] says.
+    /// Bytes of the pages of a view, counted now, page by page.
     pub fn memory(&self, view: usize) -> usize {
         let stripes = &self.views[view].stripes;
         stripes.iter().map(|s| s.lock().iter().map(Page::bytes).sum::<usize>()).sum()

@@ -31,8 +31,6 @@ pub struct Page {
     dirty: bool,
     /// Chunks that have rows on disk.
     listed: Vec<u64>,
-    /// Bytes of memory when last counted.
-    memory: usize,
 }
 
 /// Why a page does not answer.
@@ -66,7 +64,6 @@ impl Page {
             recent_heap: vec![],
             dirty: false,
             listed: vec![],
-            memory: 0,
         }
     }
 
@@ -202,14 +199,6 @@ impl Page {
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         size_of::<Page>() + self.key.len() + self.base.memory() + self.recent.capacity() * 8
-    }
-
-    /// Counts its memory again: (bytes now, change since last counted).
-    pub fn recount(&mut self) -> (usize, isize) {
-        let now = self.bytes();
-        let change = now.cast_signed() - self.memory.cast_signed();
-        self.memory = now;
-        (now, change)
     }
 
     /// The base, for verification.

@@ -75,6 +75,7 @@ pub const TABLE: &[Family] = &[
     gauge("source_oldest_unread_append_ts", "When the oldest unread record was appended; absent when caught up."),
     gauge("source_event_ts_max", "Greatest accepted event time."),
     gauge("source_watermark_ts", "The partition's promise: no more events below this."),
+    counter("source_watermark_hold_seconds_total", "Time during which this partition held the source's watermark."),
     // Labels: source, partition, state.
     gauge("source_state", "1 for the state the partition is in: active, caught_up_idle, paused, stalled, unassigned."),
     // Labels: source, partition, outcome.
@@ -209,6 +210,11 @@ impl Metrics {
     /// A source, made at its first mention.
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {
         Arc::clone(self.sources.lock().entry(name.to_string()).or_default())
+    }
+
+    /// So much time (µs) has passed: see [`SourceMetrics::pass`].
+    pub fn pass(&self, elapsed: u64) {
+        self.sources.lock().values().for_each(|s| s.pass(elapsed));
     }
 
     /// A view of the plan.

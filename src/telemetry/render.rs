@@ -37,7 +37,7 @@ impl Metrics {
             partitions.extend(source.partitions().into_iter().map(|(n, p)| (name.as_str(), n.to_string(), p)));
         }
         type Read = fn(&PartitionMetrics) -> Option<Value>;
-        let gauges: [(&str, Read); 7] = [
+        let gauges: [(&str, Read); 8] = [
             ("source_high_offset", |p| p.high.get().map(Value::Whole)),
             ("source_read_offset", |p| p.next.get().map(Value::Whole)),
             ("source_durable_offset", |p| p.durable.get().map(Value::Whole)),
@@ -45,6 +45,9 @@ impl Metrics {
             ("source_oldest_unread_append_ts", |p| p.oldest_unread.get().map(Value::Micros)),
             ("source_event_ts_max", |p| p.event_time.get().map(Value::Micros)),
             ("source_watermark_ts", |p| p.watermark.get().map(Value::Micros)),
+            ("source_watermark_hold_seconds_total", |p| {
+                Some(Value::Micros(i64::try_from(p.held()).unwrap_or(i64::MAX)))
+            }),
         ];
         for (metric, read) in gauges {
             let mut samples = out.family(family(metric));
@@ -69,7 +72,7 @@ impl Metrics {
         }
         let mut bytes = out.family(family("source_bytes_total"));
         for (source, partition, p) in &partitions {
-            bytes.sample(&[("source", source), ("partition", partition)], Value::count(p.bytes()));
+            bytes.maybe(&[("source", source), ("partition", partition)], p.bytes.get().map(Value::Whole));
         }
         let mut quarantine = out.family(family("quarantine_records_total"));
         for ((source, class), count) in &*self.quarantine.lock() {

@@ -129,7 +129,10 @@ pub struct PartitionMetrics {
     /// No more events below this are promised, in µs.
     pub watermark: Gauge,
     records: [AtomicU64; 7],
-    bytes: AtomicU64,
+    /// Payload bytes read since the start.
+    pub bytes: Gauge,
+    /// Time during which this partition's watermark was the least of its source's, in µs.
+    held: AtomicU64,
     paused: AtomicBool,
     unassigned: AtomicBool,
     /// The read offset when it was last seen to move, and when that was.
@@ -137,13 +140,6 @@ pub struct PartitionMetrics {
 }
 
 impl PartitionMetrics {
-    /// Records were read up to `next` (exclusive) and `rows` of them became rows.
-    pub fn read(&self, next: i64, rows: u64, bytes: u64) {
-        self.next.raise(next);
-        self.count(Outcome::Applied, rows);
-        self.bytes.fetch_add(bytes, Relaxed);
-    }
-
     /// Records that had this outcome.
     pub fn count(&self, outcome: Outcome, records: u64) {
         self.records[outcome as usize].fetch_add(records, Relaxed);
@@ -164,9 +160,9 @@ impl PartitionMetrics {
         self.records[outcome as usize].load(Relaxed)
     }
 
-    /// Payload bytes read.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
+    /// Time during which this partition held the source's watermark, in µs.
+    pub fn held(&self) -> u64 {
+        self.held.load(Relaxed)
     }
 
     /// Unread records, if both ends are known.
@@ -219,6 +215,16 @@ impl SourceMetrics {
         Arc::clone(self.partitions.lock().entry(partition).or_default())
     }
 
+    /// So much time (µs) passed: the partition with the least watermark held the source's.
+    pub fn pass(&self, elapsed: u64) {
+        let partitions = self.partitions.lock();
+        // One alone holds nobody up.
+        let known = partitions.values().filter_map(|p| Some((p.watermark.get()?, p)));
+        if let Some((_, least)) = known.min_by_key(|(at, _)| *at).filter(|_| partitions.len() > 1) {
+            least.held.fetch_add(elapsed, Relaxed);
+        }
+    }
+
     /// All partitions, in order.
     pub fn partitions(&self) -> Vec<(i32, Arc<PartitionMetrics>)> {
         self.partitions.lock().iter().map(|(n, p)| (*n, Arc::clone(p))).collect()
@@ -243,19 +249,35 @@ mod tests {
     }
 
     #[test]
+    fn the_slowest_partition_holds_the_watermark() {
+        let source = SourceMetrics::default();
+        let held = || source.partitions().iter().map(|(_, p)| p.held()).collect::<Vec<_>>();
+        source.partition(0).watermark.raise(10);
+        source.pass(100);
+        assert_eq!(held(), [0]);
+        source.partition(1).watermark.raise(5);
+        source.partition(2);
+        source.pass(100);
+        assert_eq!(held(), [0, 100, 0]);
+        source.partition(1).watermark.raise(11);
+        source.pass(7);
+        assert_eq!(held(), [7, 100, 0]);
+    }
+
+    #[test]
     fn a_partition_stalls_when_there_is_more_and_nothing_moves() {
         let p = PartitionMetrics::default();
         let check = |now: i64, want: State| assert_eq!(p.state(now), want, "at {now}");
         check(0, State::CaughtUpIdle);
         check(100 * STALLED_AFTER, State::CaughtUpIdle);
         p.high.set(10);
-        p.read(4, 4, 100);
+        p.next.raise(4);
         assert_eq!(p.lag(), Some(6));
         let t = 101 * STALLED_AFTER;
         check(t, State::Active);
         check(t + STALLED_AFTER - 1, State::Active);
         check(t + STALLED_AFTER, State::Stalled);
-        p.read(5, 0, 0);
+        p.next.raise(5);
         check(t + STALLED_AFTER + 1, State::Active);
         p.set_paused(true);
         check(t + 9 * STALLED_AFTER, State::Paused);
@@ -263,8 +285,8 @@ mod tests {
         check(t + 9 * STALLED_AFTER, State::Unassigned);
         p.set_assigned(true);
         p.set_paused(false);
-        p.read(10, 5, 0);
+        p.next.raise(10);
         check(t + 99 * STALLED_AFTER, State::CaughtUpIdle);
-        assert_eq!((p.records(Outcome::Applied), p.bytes(), p.lag()), (9, 100, Some(0)));
+        assert_eq!(p.lag(), Some(0));
     }
 }

@@ -43,7 +43,9 @@ fn full() -> Metrics {
     source.set_info("shop.clicks", "broker");
     let partition = source.partition(2);
     partition.high.set(120);
-    partition.read(100, 90, 4_096);
+    partition.next.raise(100);
+    partition.bytes.raise(4_096);
+    partition.count(Outcome::Applied, 90);
     partition.count(Outcome::DecodeError, 10);
     partition.durable.set(95);
     partition.oldest_unread.set(1_700_000_000_000_000);
