@@ -169,7 +169,7 @@ fn every_problem_says_what_to_do() {
     get("/v1/views/nope/42", 404, "there is no view `nope`");
     get("/v1/views/user_activity/42?features=view_1h", 404, "has no feature `view_1h`");
     get("/v1/views/user_activity/42?features=", 400, "leave it out");
-    get("/v1/views/user_activity/x", 400, "`x` is not a Int64");
+    get("/v1/views/user_activity/x", 400, "`x` is not a value of entity column `user_id`, which is BIGINT");
     get("/v1/views/by_place/be", 400, "has 1 parts");
     get("/v1/views/user_activity/%FF", 400, "UTF-8");
     get("/v1/views/%FF", 400, "UTF-8");
@@ -202,8 +202,8 @@ fn every_problem_says_what_to_do() {
     post(r#"{"features": ["places:*"], "entities": {"place": "be"}}"#, 400, "entities.place is \"be\"; write an array");
     post(r#"{"features": ["places:*"], "entities": {"plac": ["be"]}}"#, 400, "is it `plac`?");
     post(r#"{"features": ["by_place:*"], "entities": {"place": ["be"], "user_id": []}}"#, 400, "has 1 values and");
-    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": ["x"]}}"#, 400, "`x` is not a Int64");
-    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": [[1]]}}"#, 400, "`[1]` is not a Int64");
+    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": ["x"]}}"#, 400, "`x` is not a value of entity column `user_id`, which is BIGINT");
+    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": [[1]]}}"#, 400, "`[1]` is not a value of entity column `user_id`, which is BIGINT");
     post(
         r#"{"features": ["user_activity:*"], "entities": {"user_id": [1]}, "wait": 5}"#,
         400,
