@@ -6,6 +6,7 @@
 //! Invariants: input reaches the committer before the workers hear that its epochs are over; at most a few slices are
 //! under way. Neighbours: `source` reads, `dataflow` computes, `state` keeps; `cli` calls this.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,6 +28,8 @@ use crate::time::{Clock, Epoch};
 
 /// Slices fed and not yet committed, at most.
 const UNDER_WAY: usize = 4;
+/// Batches of the log that wait for a worker while arrangements are rebuilt, at most.
+const AGAIN_UNDER_WAY: usize = 8;
 
 /// Between two counts of the pages' memory for whoever scrapes: it looks at every page.
 const COUNT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -67,6 +70,8 @@ pub struct Node {
     progress: Receiver<Progress>,
     last_progress: Progress,
     under_way: std::collections::VecDeque<u64>,
+    /// The last epoch committed before the start.
+    resumed: u64,
     workers: Option<JoinHandle<Result<(), String>>>,
     committer: Option<JoinHandle<Result<(), StateError>>>,
     /// Rows redone at the start.
@@ -74,11 +79,26 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the data directory and starts the dataflow.
+    /// Opens the data directory and starts the dataflow, ready to be fed.
     ///
     /// # Errors
     /// A directory in use, of other definitions, or damaged.
     pub fn start(
+        plan: Arc<Plan>,
+        dir: &std::path::Path,
+        settings: Settings,
+        clock: &Clock,
+    ) -> Result<Node, EngineError> {
+        let mut node = Node::open(plan, dir, settings, clock)?;
+        node.rebuild(&AtomicBool::new(false))?;
+        Ok(node)
+    }
+
+    /// Opens the data directory and starts the dataflow: what was committed can be read. See [`Node::rebuild`].
+    ///
+    /// # Errors
+    /// As of [`Node::start`].
+    pub fn open(
         plan: Arc<Plan>,
         dir: &std::path::Path,
         settings: Settings,
@@ -130,11 +150,11 @@ impl Node {
             progress,
             last_progress: Progress { closed: resumed, ..Progress::default() },
             under_way: std::collections::VecDeque::new(),
+            resumed,
             workers: Some(workers),
             committer: Some(committer),
             redone,
         };
-        node.feed_again(resumed)?;
         node.metrics.engine().epoch.set(resumed.cast_signed());
         node.metrics.engine().recovery.set(i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX));
         node.collect_at_scrape();
@@ -169,23 +189,37 @@ impl Node {
         });
     }
 
-    /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch.
-    fn feed_again(&self, resumed: u64) -> Result<(), EngineError> {
-        if resumed > 0 {
-            let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
-            let names = joined
-                .flat_map(|v| std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name)));
-            let sources: std::collections::BTreeSet<usize> = names.filter_map(|n| self.plan.source_index(n)).collect();
-            for source in sources {
-                let mut turn = 0;
-                self.offline.events(source, Epoch(resumed), &mut |batch| {
-                    turn = (turn + 1) % self.feeds.len();
-                    let _ = self.feeds[turn].send(Feed::Again(source, batch));
-                    Ok(())
-                })?;
+    /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch. Reads are answered
+    /// meanwhile. Nothing may be fed before; a `stop` that is set ends it early, and then nothing may be fed at all.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn rebuild(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
+        let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
+        let names =
+            joined.flat_map(|v| std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name)));
+        let sources: BTreeSet<usize> = names.filter_map(|n| self.plan.source_index(n)).collect();
+        for source in sources.into_iter().filter(|_| self.resumed > 0) {
+            let mut turn = 0;
+            let all = self.offline.events(source, Epoch(self.resumed), &mut |batch| {
+                turn = (turn + 1) % self.feeds.len();
+                // The log may be far larger than memory.
+                while self.feeds[turn].len() >= AGAIN_UNDER_WAY {
+                    if stop.load(Ordering::Acquire) {
+                        return Err(OfflineError::Stopped);
+                    }
+                    let _ = self.wakers[turn].activate();
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                let _ = self.feeds[turn].send(Feed::Again(source, batch));
+                Ok(())
+            });
+            match all {
+                Err(OfflineError::Stopped) => return Ok(()),
+                all => all?,
             }
         }
-        self.tick(resumed + 1);
+        self.tick(self.resumed + 1);
         Ok(())
     }
 

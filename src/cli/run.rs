@@ -156,12 +156,26 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let (dir, kafka) = (&serving.definitions.dir, &serving.kafka);
     let sync_always = serving.commit.sync == config::Sync::Always;
     let settings = Settings { workers: serving.workers, sync_always };
-    let mut node = Node::start(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
+    let mut node = Node::open(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
     let online =
         Online::new(Arc::clone(serving.plan), Arc::clone(node.cache()), Arc::clone(node.offline()), clock.clone())?;
     let http = Arc::new(HttpState::new(Arc::new(online), Arc::clone(node.metrics())));
     let servers = Servers::start(serving.http, serving.grpc, &http, node.offline())?;
     let housekeeping = Housekeeping::start(&node, serving.pace, stop);
+    let place = |at: Option<std::net::SocketAddr>| at.map(|at| at.to_string());
+    let ready = |node: &Node| Ready {
+        http: place(servers.http),
+        grpc: place(servers.grpc),
+        resp: None,
+        epoch: node.cache().published().epoch,
+    };
+    // What was committed before is served while the dataflow recovers.
+    let resumed = node.cache().published().epoch > 0;
+    if resumed {
+        http.set_ready(true);
+        observer.ready(&ready(&node));
+    }
+    node.rebuild(stop)?;
     replay_first(serving.clock, &mut node, dir, kafka, stop)?;
     let ticks = Ticks {
         busy: Duration::from_millis(serving.commit.tick_ms),
@@ -169,14 +183,10 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     };
     let offsets = node.store().offsets()?;
     let mut live = Live::new(&serving.plan.sources, dir, kafka, offsets, &clock, ticks)?;
-    http.set_ready(true);
-    let place = |at: Option<std::net::SocketAddr>| at.map(|at| at.to_string());
-    observer.ready(&Ready {
-        http: place(servers.http),
-        grpc: place(servers.grpc),
-        resp: None,
-        epoch: node.cache().published().epoch,
-    });
+    if !resumed {
+        http.set_ready(true);
+        observer.ready(&ready(&node));
+    }
     let outcome = follow(&mut node, &mut live, stop, observer);
     http.set_ready(false);
     stop.store(true, Ordering::Release);

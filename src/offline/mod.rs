@@ -52,6 +52,9 @@ const OPEN_SEGMENTS: usize = 4096;
 /// Why the log has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
+    /// Whoever took the rows wants no more.
+    #[error("stopped")]
+    Stopped,
     /// The store failed.
     #[error(transparent)]
     State(#[from] StateError),

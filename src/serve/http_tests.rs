@@ -202,8 +202,16 @@ fn every_problem_says_what_to_do() {
     post(r#"{"features": ["places:*"], "entities": {"place": "be"}}"#, 400, "entities.place is \"be\"; write an array");
     post(r#"{"features": ["places:*"], "entities": {"plac": ["be"]}}"#, 400, "is it `plac`?");
     post(r#"{"features": ["by_place:*"], "entities": {"place": ["be"], "user_id": []}}"#, 400, "has 1 values and");
-    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": ["x"]}}"#, 400, "`x` is not a value of entity column `user_id`, which is BIGINT");
-    post(r#"{"features": ["user_activity:*"], "entities": {"user_id": [[1]]}}"#, 400, "`[1]` is not a value of entity column `user_id`, which is BIGINT");
+    post(
+        r#"{"features": ["user_activity:*"], "entities": {"user_id": ["x"]}}"#,
+        400,
+        "`x` is not a value of entity column `user_id`, which is BIGINT",
+    );
+    post(
+        r#"{"features": ["user_activity:*"], "entities": {"user_id": [[1]]}}"#,
+        400,
+        "`[1]` is not a value of entity column `user_id`, which is BIGINT",
+    );
     post(
         r#"{"features": ["user_activity:*"], "entities": {"user_id": [1]}, "wait": 5}"#,
         400,
