@@ -258,8 +258,8 @@ impl Sealer<'_> {
         let failed =
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: whole.clone(), why: e.to_string() };
         let file = File::create(&unfinished).map_err(io)?;
-        let mut writer =
-            ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.kind))).map_err(failed)?;
+        let mut writer = ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.kind)))
+            .map_err(failed)?;
         let mut rows = 0;
         for batch in batches {
             let batch = batch?;
