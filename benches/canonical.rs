@@ -5,6 +5,9 @@
 //! a fixed 20,000 events/s the time from append to readable and the time of single reads; and reads of one user who has a
 //! million events in the windows. `--events N` for another size, `--only file|kafka|live|hot` for a part. CPU is the whole process's, RocksDB's and librdkafka's threads included.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+#![expect(clippy::cast_possible_truncation, reason = "what a bench measures lasts less than 500 years")]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -408,7 +411,7 @@ fn watch_live(
                     for (column, histogram) in [("_arrival_time", &mut appended), ("_event_time", &mut sent)] {
                         let at = batch.column_by_name(column).expect("a system column");
                         for at in at.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().values() {
-                            let _ = histogram.record((now - at).max(1) as u64);
+                            let _ = histogram.record((now - at).max(1).cast_unsigned());
                         }
                     }
                 }

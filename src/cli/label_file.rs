@@ -367,7 +367,10 @@ mod tests {
     use super::*;
     use arrow::array::{BooleanArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray};
 
-    fn read(text: &str) -> anyhow::Result<(Vec<String>, Vec<Vec<Option<String>>>, Vec<String>)> {
+    /// The columns' names, the cells row by row, and the records as they stand.
+    type Read = (Vec<String>, Vec<Vec<Option<String>>>, Vec<String>);
+
+    fn read(text: &str) -> anyhow::Result<Read> {
         let mut reader = CsvReader::new(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())))?;
         let names = reader.schema.fields().iter().map(|f| f.name().clone()).collect();
         let (mut cells, mut records) = (vec![], vec![]);

@@ -214,6 +214,7 @@ impl Projector {
         let groups = self.groups.convert_columns(&evaluated.groups)?;
         let encoders = evaluated.values.iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
         let workers = out.updates.len() as u64;
+        #[expect(clippy::needless_range_loop, reason = "a row's number picks from every column, not from epochs alone")]
         for n in 0..rows.num_rows() {
             if evaluated.admit.as_ref().is_some_and(|a| !holds(a, n)) {
                 continue;

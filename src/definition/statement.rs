@@ -22,7 +22,7 @@ pub(super) struct Statement {
 
 #[derive(Debug)]
 pub(super) enum Body {
-    Source(SourceStatement),
+    Source(Box<SourceStatement>),
     View(ViewStatement),
     Service(ServiceStatement),
 }
@@ -202,7 +202,7 @@ impl Cursor {
                 let before = std::mem::replace(&mut source.with, self.options()?);
                 !before.is_empty()
             } else if self.parser.peek_token_ref().token == Token::EOF {
-                return Ok(Body::Source(source));
+                return Ok(Body::Source(Box::new(source)));
             } else {
                 let expected = "EVENT TIME, ARRIVAL TIME, FROM, WITH or end of statement";
                 return Ok(self.parser.expected_ref(expected, self.parser.peek_token_ref())?);

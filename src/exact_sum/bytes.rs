@@ -4,6 +4,7 @@
 //! Neighbours: `fixed` and `integer` write and read through it.
 
 /// Appends a length as LEB128: seven bits a byte, the lowest first.
+#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
 pub(super) fn put_length(out: &mut Vec<u8>, mut length: usize) {
     while length >= 0x80 {
         out.push(length as u8 | 0x80);

@@ -7,6 +7,8 @@
 //! Invariants: adding never loses a bit; equality and `encode` see the number, never the window that holds it.
 //! Neighbours: `mod.rs` cuts doubles into integers and exponents; `round` turns limbs back into a double.
 
+#![expect(clippy::cast_possible_truncation, reason = "halves of words, and counts of limbs, which are a few dozen")]
+
 use num_bigint::{BigInt, BigUint, Sign};
 
 use super::bytes;

@@ -154,7 +154,7 @@ impl IntegerSum {
     pub fn heap_bytes(&self) -> usize {
         match &self.total {
             Total::Small { .. } => 0,
-            Total::Big(total) => size_of::<BigInt>() + total.magnitude().bits().div_ceil(64) as usize * 8,
+            Total::Big(total) => size_of::<BigInt>() + total.magnitude().iter_u64_digits().len() * size_of::<u64>(),
         }
     }
 
@@ -254,6 +254,7 @@ pub(super) fn positive(n: i64) -> u64 {
     n.unsigned_abs()
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
 fn small(total: i128) -> Total {
-    Total::Small { low: total as u64, high: (total >> 64) as i64 }
+    Total::Small { low: total.cast_unsigned() as u64, high: (total >> 64) as i64 }
 }

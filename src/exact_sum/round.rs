@@ -4,6 +4,8 @@
 //! largest double by half a unit or more becomes infinite, and up to half the smallest becomes a zero of its sign.
 //! Neighbours: `mod.rs` and `integer` bring what is exact; nobody else rounds.
 
+#![expect(clippy::cast_possible_truncation, reason = "halves of words, and a count of digits far below 2^31")]
+
 use num_bigint::{BigInt, BigUint, Sign};
 
 /// ±Σ digits\[i\]·2^(64·i + exponent), plus a part of the last place if `inexact`, as the nearest double.

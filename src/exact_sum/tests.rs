@@ -13,6 +13,7 @@ use super::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 type Terms = Vec<(f64, i64)>;
 
 /// `x` in units of the smallest double, 2^−1074; infinity stands for 2^1024, the next double if there were one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magnitude below 2^100 is whole by then")]
 fn units(x: f64) -> BigInt {
     let magnitude = match x.abs() {
         f64::INFINITY => BigUint::from(1u8) << (1024 + 1074),
@@ -140,6 +141,7 @@ fn terms() -> impl Strategy<Value = Terms> {
         vec((price(), -3i64..4), 0..40),
         // A first term and others so near to half its unit that rounding is close to a tie.
         (any_finite(), vec((-60i32..-48, -2i64..3), 1..4)).prop_map(|(x, tail)| {
+            #[expect(clippy::cast_possible_truncation, reason = "a logarithm has four digits; that of zero saturates")]
             let unit = |e: i32| (x.abs().log2() as i32 + e).clamp(-1074, 1023);
             std::iter::once((x, 1)).chain(tail.into_iter().map(|(e, m)| (exp2(unit(e)), m))).collect()
         }),

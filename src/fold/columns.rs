@@ -118,6 +118,7 @@ impl<'a> Encoder<'a> {
             Encoder::Float(a) => words.push(a.value(n).to_bits()),
             Encoder::Decimal(a) => {
                 let bits = a.value(n).cast_unsigned();
+                #[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
                 words.extend([bits as u64, (bits >> 64) as u64]);
             }
             Encoder::Text(a) => words.push(pack_bytes(a.value(n).as_bytes(), heap)),

@@ -122,6 +122,7 @@ impl<'a> Entry<'a> {
     }
 
     /// How often the row is there, or a change of that.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of the word")]
     pub fn multiplicity(&self) -> i32 {
         (self.words[PLACE] as u32).cast_signed()
     }

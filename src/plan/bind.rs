@@ -17,12 +17,13 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_expr::create_physical_expr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned};
 
 use super::functions;
+use super::operator::Compiled;
 use crate::definition::{Definitions, Source};
 use crate::diagnostic::{Diagnostic, Span};
 
@@ -177,14 +178,14 @@ impl ContextProvider for Catalog {
 ///
 /// # Errors
 /// Types that do not go together.
-pub fn compile(expr: Expr, schema: &DFSchema) -> Result<(Arc<dyn PhysicalExpr>, DataType)> {
+pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
     use datafusion::logical_expr::ExprSchemable;
     let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
     let simplifier = ExprSimplifier::new(context);
-    let expr = simplifier.simplify(simplifier.coerce(expr, schema)?)?;
+    let expr = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
     let data_type = expr.get_type(schema)?;
-    let physical = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
-    Ok((physical, data_type))
+    let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
+    Ok(Compiled { text: expr.to_string(), expr, data_type })
 }
 
 /// DataFusion's complaints about a view's query as diagnostics, each with a place in the file.

@@ -1,7 +1,7 @@
 //! Scalar functions that queries have beyond DataFusion's: `now()` in microseconds, and `list_sum`.
 //!
-//! Invariants: `now()` is never computed here; it stands in a plan until `plan::lower` has put a window or a column in its
-//! place, so a query that runs it is a bug. Neighbours: `plan::bind` registers them; the oracle has its own.
+//! Invariants: `now()` is never computed here; it stands in a plan until a window (`plan::temporal`) or a column (`plan::feature`)
+//! takes its place, so a query that runs it is a bug. Neighbours: `plan::bind` registers them; the oracle has its own.
 
 use std::sync::Arc;
 

@@ -3,12 +3,17 @@
 //! Invariants: a plan that comes out can be kept incrementally and exactly; anything else is a diagnostic with a place in
 //! the user's file. Neighbours: `definition` before it; `dataflow`, `fold`, `offline` and `online` run what it makes.
 
+mod aggregate;
 pub mod bind;
 pub mod explain;
+mod feature;
+mod fingerprint;
 pub mod functions;
 pub mod lower;
 pub mod operator;
 pub mod output;
+pub mod refusal;
+mod row;
 pub mod temporal;
 
 use std::collections::BTreeMap;
@@ -19,8 +24,8 @@ use datafusion::sql::sqlparser::ast::Spanned;
 use crate::definition::{Definitions, Source};
 use crate::diagnostic::Diagnostic;
 use crate::fold::Fold;
-use lower::LowerError;
 use operator::ViewPlan;
+use refusal::LowerError;
 
 /// All views of a deployment, planned, with the sources they need.
 #[derive(Clone, Debug)]

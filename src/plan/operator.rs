@@ -78,7 +78,7 @@ pub enum Output {
     Group(usize),
     /// The n-th aggregate.
     Aggregate(usize),
-    /// An expression over one row of `[groups…, aggregates…, now()]` (the fields of [`ViewPlan::output_schema`]).
+    /// An expression over one row of `[groups…, aggregates…, now()]` (as [`Outputs`](super::output::Outputs) lays them out).
     Expression(Compiled),
 }
 

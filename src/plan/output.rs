@@ -10,7 +10,7 @@ use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, ScalarValue};
 
-use super::lower::NOW;
+use super::feature::NOW;
 use super::operator::{Output, ViewPlan};
 use crate::definition::timestamp;
 

@@ -1,7 +1,7 @@
 //! Temporal predicates: comparisons of event time with `now()`, as windows of ages.
 //!
-//! Invariants: a window says exactly what its comparison says, on whole microseconds. Neighbours: `lower` splits
-//! conditions into these and the rest.
+//! Invariants: a window says exactly what its comparison says, on whole microseconds. Neighbours: `aggregate`
+//! splits conditions into these and the rest.
 
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};

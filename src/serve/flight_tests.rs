@@ -151,6 +151,6 @@ async fn what_is_wrong_is_said() {
         assert_eq!(got, code, "{command}: {said}");
         assert!(said.contains(message), "{command}: {said}");
     }
-    let lost = client.do_get(Ticket { ticket: "none".into() }).await.err().expect("it is refused");
+    let lost = client.do_get(Ticket { ticket: "none".into() }).await.expect_err("it is refused");
     assert!(matches!(lost, FlightError::Tonic(s) if s.code() == tonic::Code::NotFound));
 }

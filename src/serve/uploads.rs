@@ -33,9 +33,12 @@ pub(super) struct Upload {
     pub(super) bytes: usize,
 }
 
+/// By ticket: since when, and what.
+type Kept = HashMap<Vec<u8>, (Instant, Arc<Upload>)>;
+
 /// All uploads.
 #[derive(Default)]
-pub(super) struct Uploads(Mutex<HashMap<Vec<u8>, (Instant, Arc<Upload>)>>);
+pub(super) struct Uploads(Mutex<Kept>);
 
 impl Uploads {
     /// Is there room for an upload of this size?

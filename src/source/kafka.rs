@@ -426,12 +426,11 @@ impl ClientContext for Watch {
             seen.trouble = None;
         }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        for (&partition, state) in &topic.partitions {
+        let ends = topic.partitions.iter().map(|(&partition, state)| {
             let end = if state.ls_offset >= 0 { state.ls_offset } else { state.hi_offset };
-            if partition >= 0 && end >= 0 {
-                seen.ends.insert(partition, end);
-            }
-        }
+            (partition, end)
+        });
+        seen.ends.extend(ends.filter(|&(partition, end)| partition >= 0 && end >= 0));
     }
 
     fn error(&self, error: ClientError, reason: &str) {

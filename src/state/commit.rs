@@ -222,7 +222,10 @@ impl Store {
     }
 }
 
-fn read_commit(row: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>) -> Result<CommitRecord, StateError> {
+/// A key and its value, as RocksDB's iterators give them.
+type Row = (Box<[u8]>, Box<[u8]>);
+
+fn read_commit(row: Result<Row, rocksdb::Error>) -> Result<CommitRecord, StateError> {
     decode(&row?.1, "a commit record")
 }
 

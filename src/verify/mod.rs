@@ -153,6 +153,9 @@ pub struct Verifier<'a> {
 /// The updates of one group: (when served, when corrected, batch, row).
 type GroupUpdates = Vec<(i64, i64, usize, usize)>;
 
+/// Where the updates of every group are.
+type Groups = BTreeMap<Vec<u8>, GroupUpdates>;
+
 impl Verifier<'_> {
     /// Verifies one view.
     ///
@@ -239,14 +242,9 @@ impl Verifier<'_> {
     }
 
     /// All updates up to an epoch, with where each group's are.
-    fn updates(
-        &self,
-        view: usize,
-        epoch: Epoch,
-        timeline: &Timeline,
-    ) -> Result<(Vec<Updates>, BTreeMap<Vec<u8>, GroupUpdates>), VerifyError> {
+    fn updates(&self, view: usize, epoch: Epoch, timeline: &Timeline) -> Result<(Vec<Updates>, Groups), VerifyError> {
         let shape = &self.plan.views[view].fold.shape;
-        let (mut batches, mut groups): (Vec<Updates>, BTreeMap<Vec<u8>, GroupUpdates>) = Default::default();
+        let (mut batches, mut groups) = (vec![], Groups::new());
         self.offline.updates(view, None, epoch, &mut |updates| {
             for n in 0..updates.len() {
                 let u = updates.get(n, shape);
@@ -299,7 +297,7 @@ impl Verifier<'_> {
         for feature in &plan.features {
             let found = batch.schema().fields()[groups..].iter().position(|f| *f.name() == feature.name);
             let column = found.ok_or_else(|| compute(format!("the batch query has no column {}", feature.name)))?;
-            columns.push(batch.column(groups + column).clone());
+            columns.push(Arc::clone(batch.column(groups + column)));
         }
         let value = |n: usize| columns.iter().map(|c| ScalarValue::try_from_array(c, n)).collect::<Result<Vec<_>, _>>();
         (0..batch.num_rows()).map(|n| Ok((rows.row(n).as_ref().to_vec(), value(n).map_err(compute)?))).collect()
@@ -352,11 +350,7 @@ fn entity_text(view: usize, plan: &Plan, group: &[u8]) -> String {
     values.map_or_else(|_| format!("{group:?}"), |v| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
-fn choose<'a>(
-    groups: &'a BTreeMap<Vec<u8>, GroupUpdates>,
-    sample: Option<usize>,
-    rng: &mut StdRng,
-) -> Vec<&'a Vec<u8>> {
+fn choose<'a>(groups: &'a Groups, sample: Option<usize>, rng: &mut StdRng) -> Vec<&'a Vec<u8>> {
     let mut all: Vec<&Vec<u8>> = groups.keys().collect();
     if let Some(n) = sample {
         all.shuffle(rng);

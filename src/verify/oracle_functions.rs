@@ -342,11 +342,8 @@ pub(super) struct DoubleExtreme {
 
 impl DoubleExtreme {
     /// The greatest or the least.
-    pub(super) fn new(greatest: bool) -> AggregateUDF {
-        AggregateUDF::new_from_impl(DoubleExtreme {
-            greatest,
-            signature: Signature::exact(vec![DataType::Float64], Volatility::Immutable),
-        })
+    pub(super) fn new(greatest: bool) -> DoubleExtreme {
+        DoubleExtreme { greatest, signature: Signature::exact(vec![DataType::Float64], Volatility::Immutable) }
     }
 }
 

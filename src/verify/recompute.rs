@@ -7,6 +7,7 @@
 //! Invariants: it shares no code with `plan`, `fold` and `dataflow`, whose answers it is there to check, nor any
 //! state between instants. Neighbours: `oracle_plan` takes apart, `oracle_rows` and `oracle_functions` compute.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -236,10 +237,10 @@ impl Run {
         let mut values = HashMap::new();
         let mut failed = vec![];
         for expr in self.input_expressions() {
-            if !values.contains_key(&expr) {
-                let (value, fails) = evaluate(self.compile(&expr, schema)?.as_ref(), &rows)?;
+            if let Entry::Vacant(place) = values.entry(expr) {
+                let (value, fails) = evaluate(self.compile(place.key(), schema)?.as_ref(), &rows)?;
                 failed.extend(fails);
-                values.insert(expr, value);
+                place.insert(value);
             }
         }
         failed.sort_unstable();
@@ -284,7 +285,7 @@ impl Run {
         let first = params.args.first().and_then(|e| inputs.values.get(e));
         let is_double = first.is_some_and(|values| values.data_type() == &DataType::Float64);
         let func: Arc<AggregateUDF> = match name {
-            "min" | "max" if is_double => Arc::new(DoubleExtreme::new(name == "max")),
+            "min" | "max" if is_double => Arc::new(AggregateUDF::from(DoubleExtreme::new(name == "max"))),
             _ => Arc::clone(func),
         };
         let mut args = vec![];

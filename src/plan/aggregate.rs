@@ -1,0 +1,270 @@
+//! Aggregates, their filters and windows: from the aggregation of a query to the fold that keeps it.
+//!
+//! The aggregation as written gives the inputs, the analyzed one the types of the results.
+//!
+//! Invariants: equal expressions are one value, equal filters one bit; values, orders and filters together are at most
+//! 64, the bits of a word. Neighbours: `row` says what is aggregated, `temporal` reads the windows, `feature` goes on above.
+
+use arrow::datatypes::DataType;
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{Aggregate as AggregateNode, Expr};
+
+use super::bind::compile;
+use super::operator::{Aggregate, Compiled, FoldPlan, Function, ValueType, Window};
+use super::refusal::{LowerError, refuse};
+use super::row::Row;
+use super::temporal::{mentions_now, window_of};
+use crate::fold::columns::value_type;
+
+/// Sort keys: expressions with (descending, nulls first).
+type Order = Vec<(Compiled, bool, bool)>;
+
+/// The distinct inputs of aggregates, as they are met.
+pub(super) struct Inputs<'a> {
+    row: &'a Row<'a>,
+    schema: &'a DFSchema,
+    /// What aggregates read.
+    pub(super) values: Vec<Compiled>,
+    /// Conditions of single aggregates.
+    pub(super) filters: Vec<Compiled>,
+    /// Orders other than event time.
+    pub(super) orders: Vec<Order>,
+}
+
+impl<'a> Inputs<'a> {
+    /// None yet, over a row and its schema.
+    pub(super) fn new(row: &'a Row<'a>, schema: &'a DFSchema) -> Inputs<'a> {
+        Inputs { row, schema, values: vec![], filters: vec![], orders: vec![] }
+    }
+
+    /// Splits conditions into the window they say and the rest.
+    pub(super) fn split(&self, conditions: &[Expr]) -> Result<(Window, Vec<Expr>), LowerError> {
+        let (mut window, mut rest) = (Window::ALL, vec![]);
+        for condition in conditions {
+            if !mentions_now(condition) {
+                rest.push(condition.clone());
+                continue;
+            }
+            match window_of(condition, &|e| self.row.is_event_time(e)) {
+                Ok(w) => window = window.and(w),
+                Err(message) => return refuse(message, "for instance: ts > now() - INTERVAL '1 hour'"),
+            }
+        }
+        if window.until.is_none() && window.from > 0 {
+            let help = "add a lower bound: AND ts > now() - INTERVAL '…'";
+            return refuse("a window that ends before now() needs a lower bound as well", help);
+        }
+        Ok((window, rest))
+    }
+
+    /// What groups, each with its name.
+    pub(super) fn groups(
+        &self,
+        written: &AggregateNode,
+        analyzed: &AggregateNode,
+    ) -> Result<Vec<(String, Compiled)>, LowerError> {
+        let mut groups = vec![];
+        for (n, expr) in written.group_expr.iter().enumerate() {
+            if mentions_now(expr) {
+                return refuse("now() may not stand in GROUP BY", "compare it with the event time in WHERE or FILTER");
+            }
+            let name = analyzed.schema.field(n).name().clone();
+            groups.push((name, compile(expr, self.schema)?));
+        }
+        if groups.is_empty() {
+            return refuse("a view without GROUP BY is not supported yet", "GROUP BY the columns that name the entity");
+        }
+        Ok(groups)
+    }
+
+    /// The aggregates, each within the window of `WHERE`.
+    pub(super) fn aggregates(
+        &mut self,
+        written: &AggregateNode,
+        analyzed: &AggregateNode,
+        admit: Window,
+    ) -> Result<Vec<Aggregate>, LowerError> {
+        let mut aggregates = vec![];
+        for expr in &written.aggr_expr {
+            aggregates.push(self.aggregate(expr, admit)?);
+        }
+        for (n, a) in aggregates.iter().enumerate() {
+            let typed = analyzed.schema.field(written.group_expr.len() + n);
+            if *typed.data_type() != a.result {
+                let message = format!("`{}` has the type {}", typed.name(), typed.data_type());
+                return refuse(message, format!("cast its argument so that the result is {}", a.result));
+            }
+        }
+        Ok(aggregates)
+    }
+
+    /// The fold, when all inputs are known.
+    pub(super) fn fold(
+        &self,
+        groups: &[(String, Compiled)],
+        mut aggregates: Vec<Aggregate>,
+        admit: Window,
+        resolution: Option<i64>,
+    ) -> Result<FoldPlan, LowerError> {
+        let mut values: Vec<ValueType> = self.values.iter().map(|v| value_type(&v.data_type)).collect();
+        let mut value_types: Vec<DataType> = self.values.iter().map(|v| v.data_type.clone()).collect();
+        // Orders come after the values that aggregates read.
+        for a in &mut aggregates {
+            a.order = a.order.map(|o| self.values.len() + o);
+        }
+        for _ in &self.orders {
+            values.push(ValueType::Bytes);
+            value_types.push(DataType::Binary);
+        }
+        if values.len() + self.filters.len() > 64 {
+            let message = "a view has at most 64 distinct aggregated expressions and filters together";
+            return refuse(message, "split it into two views");
+        }
+        Ok(FoldPlan {
+            group_types: groups.iter().map(|(_, c)| c.data_type.clone()).collect(),
+            values,
+            value_types,
+            filters: self.filters.len(),
+            admit,
+            aggregates,
+            resolution,
+            retracts: self.row.is_joined(),
+        })
+    }
+
+    fn aggregate(&mut self, expr: &Expr, admit: Window) -> Result<Aggregate, LowerError> {
+        let inner = expr.clone().unalias_nested().data;
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = &inner else {
+            return refuse(format!("`{expr}` is not supported"), "use an aggregate function");
+        };
+        let function = function_of(func.name(), params.distinct)?;
+        if params.args.len() != 1 {
+            return refuse(format!("{} takes one argument", func.name()), "wrap several in struct(…)");
+        }
+        let argument = params.args[0].clone().unalias_nested().data;
+        if mentions_now(&argument) {
+            return refuse(
+                "now() may not stand in an aggregate's argument",
+                "compare it with the event time in FILTER",
+            );
+        }
+        let everything = function == Function::Count && matches!(&argument, Expr::Literal(v, _) if !v.is_null());
+        let value = if everything { None } else { Some(self.value(&argument)?) };
+        let filter: Vec<Expr> =
+            params.filter.as_ref().map_or_else(Vec::new, |f| split_conjunction(f).into_iter().cloned().collect());
+        let (window, rest) = self.split(&filter)?;
+        let filter = conjunction(rest).map(|e| self.filter(&e)).transpose()?;
+        let mut order = None;
+        if matches!(function, Function::First | Function::Last) {
+            let mut keys = vec![];
+            for sort in &params.order_by {
+                keys.push((compile(&sort.expr, self.schema)?, !sort.asc, sort.nulls_first));
+            }
+            let by_event_time = params.order_by.len() == 1
+                && params.order_by[0].asc
+                && self.row.is_event_time(&params.order_by[0].expr);
+            if !keys.is_empty() && !by_event_time {
+                order = Some(self.order(keys));
+            }
+        }
+        let input = value.map(|v| self.values[v].data_type.clone());
+        Ok(Aggregate {
+            function,
+            value,
+            order,
+            filter,
+            window: admit.and(window),
+            ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
+            result: result_type(function, input.as_ref(), func.name())?,
+        })
+    }
+
+    /// A condition on rows.
+    pub(super) fn condition(&self, expr: &Expr) -> Result<Compiled, LowerError> {
+        let c = compile(expr, self.schema)?;
+        if c.data_type != DataType::Boolean {
+            return refuse(format!("`{}` is not a condition", c.text), "compare it with something");
+        }
+        Ok(c)
+    }
+
+    fn value(&mut self, expr: &Expr) -> Result<usize, LowerError> {
+        let c = compile(expr, self.schema)?;
+        if let Some(n) = self.values.iter().position(|v| v.text == c.text) {
+            return Ok(n);
+        }
+        self.values.push(c);
+        Ok(self.values.len() - 1)
+    }
+
+    fn filter(&mut self, expr: &Expr) -> Result<usize, LowerError> {
+        let c = self.condition(expr)?;
+        if let Some(n) = self.filters.iter().position(|v| v.text == c.text) {
+            return Ok(n);
+        }
+        self.filters.push(c);
+        Ok(self.filters.len() - 1)
+    }
+
+    fn order(&mut self, keys: Order) -> usize {
+        let text = |k: &[(Compiled, bool, bool)]| -> Vec<(String, bool, bool)> {
+            k.iter().map(|(c, d, n)| (c.text.clone(), *d, *n)).collect()
+        };
+        if let Some(n) = self.orders.iter().position(|o| text(o) == text(&keys)) {
+            return n;
+        }
+        self.orders.push(keys);
+        self.orders.len() - 1
+    }
+}
+
+fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {
+    let function = match name {
+        "count" if distinct => return Ok(Function::CountDistinct),
+        "count" => Function::Count,
+        "sum" => Function::Sum,
+        "avg" => Function::Avg,
+        "min" => Function::Min,
+        "max" => Function::Max,
+        "first_value" => Function::First,
+        "last_value" => Function::Last,
+        "var" | "var_samp" => Function::Var,
+        "stddev" | "stddev_samp" => Function::Stddev,
+        "bool_and" => Function::BoolAnd,
+        "bool_or" => Function::BoolOr,
+        other => {
+            let help = "supported: count, count(distinct), sum, avg, min, max, first_value, last_value, stddev, var, \
+                        bool_and, bool_or";
+            return refuse(format!("the aggregate {other} is not supported yet"), help);
+        }
+    };
+    let idempotent = matches!(function, Function::Min | Function::Max | Function::BoolAnd | Function::BoolOr);
+    if distinct && !idempotent {
+        return refuse(format!("{name}(DISTINCT …) is not supported yet"), "count(DISTINCT …) is");
+    }
+    Ok(function)
+}
+
+/// DataFusion's result types.
+fn result_type(function: Function, input: Option<&DataType>, name: &str) -> Result<DataType, LowerError> {
+    let number =
+        |t: &DataType| matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _));
+    match (function, input) {
+        (Function::Count | Function::CountDistinct, _) => Ok(DataType::Int64),
+        (Function::Sum | Function::Avg | Function::Var | Function::Stddev, Some(t)) if !number(t) => {
+            refuse(format!("{name} over {t} is not supported"), "cast it to BIGINT, DOUBLE or DECIMAL")
+        }
+        (Function::Sum, Some(DataType::Int32 | DataType::Int64)) => Ok(DataType::Int64),
+        (Function::Sum, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 10).min(38), *s)),
+        (Function::Avg, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 4).min(38), (s + 4).min(38))),
+        (Function::Sum | Function::Avg | Function::Var | Function::Stddev, _) => Ok(DataType::Float64),
+        (Function::BoolAnd | Function::BoolOr, _) => Ok(DataType::Boolean),
+        (Function::Min | Function::Max, Some(t)) if t.is_nested() => {
+            refuse(format!("{name} over {t} is not supported"), "aggregate one of its elements")
+        }
+        (Function::Min | Function::Max | Function::First | Function::Last, Some(t)) => Ok(t.clone()),
+        (_, None) => refuse(format!("{name} takes an argument"), "name a column"),
+    }
+}
