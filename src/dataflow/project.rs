@@ -188,7 +188,9 @@ impl Projector {
                 .map(|f| Ok(join(&|p| Arc::new(p.filters[f].clone()))?.as_boolean().clone()))
                 .collect::<Result<_, DataFusionError>>()?,
         };
-        let indices = arrow::array::UInt32Array::from_iter_values(kept.iter().map(|n| u32::try_from(*n).unwrap_or(0)));
+        let indices = arrow::array::UInt32Array::from_iter_values(
+            kept.iter().map(|n| u32::try_from(*n).expect("batches are bounded")),
+        );
         let columns = rows.columns().iter().map(|c| arrow::compute::take(c, &indices, None));
         let rows = RecordBatch::try_new(rows.schema(), columns.collect::<Result<_, _>>()?)?;
         let epochs: Vec<i64> = kept.iter().map(|n| epochs[*n]).collect();

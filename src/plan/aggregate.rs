@@ -52,10 +52,6 @@ impl<'a> Inputs<'a> {
                 Err(message) => return refuse(message, "for instance: ts > now() - INTERVAL '1 hour'"),
             }
         }
-        if window.until.is_none() && window.from > 0 {
-            let help = "add a lower bound: AND ts > now() - INTERVAL '…'";
-            return refuse("a window that ends before now() needs a lower bound as well", help);
-        }
         Ok((window, rest))
     }
 
@@ -175,7 +171,7 @@ impl<'a> Inputs<'a> {
             value,
             order,
             filter,
-            window: admit.and(window),
+            window: with_lower_bound(admit.and(window))?,
             ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
             result: result_type(function, input.as_ref(), func.name())?,
         })
@@ -192,7 +188,7 @@ impl<'a> Inputs<'a> {
 
     fn value(&mut self, expr: &Expr) -> Result<usize, LowerError> {
         let c = compile(expr, self.schema)?;
-        if let Some(n) = self.values.iter().position(|v| v.text == c.text) {
+        if let Some(n) = self.values.iter().position(|v| v.identity == c.identity) {
             return Ok(n);
         }
         self.values.push(c);
@@ -201,7 +197,7 @@ impl<'a> Inputs<'a> {
 
     fn filter(&mut self, expr: &Expr) -> Result<usize, LowerError> {
         let c = self.condition(expr)?;
-        if let Some(n) = self.filters.iter().position(|v| v.text == c.text) {
+        if let Some(n) = self.filters.iter().position(|v| v.identity == c.identity) {
             return Ok(n);
         }
         self.filters.push(c);
@@ -209,15 +205,24 @@ impl<'a> Inputs<'a> {
     }
 
     fn order(&mut self, keys: Order) -> usize {
-        let text = |k: &[(Compiled, bool, bool)]| -> Vec<(String, bool, bool)> {
-            k.iter().map(|(c, d, n)| (c.text.clone(), *d, *n)).collect()
+        let identity = |k: &[(Compiled, bool, bool)]| -> Vec<(String, bool, bool)> {
+            k.iter().map(|(c, d, n)| (c.identity.clone(), *d, *n)).collect()
         };
-        if let Some(n) = self.orders.iter().position(|o| text(o) == text(&keys)) {
+        if let Some(n) = self.orders.iter().position(|o| identity(o) == identity(&keys)) {
             return n;
         }
         self.orders.push(keys);
         self.orders.len() - 1
     }
+}
+
+/// A window that has a lower bound, or ends now.
+pub(super) fn with_lower_bound(window: Window) -> Result<Window, LowerError> {
+    if window.until.is_none() && window.from > 0 {
+        let help = "add a lower bound: AND ts > now() - INTERVAL '…'";
+        return refuse("a window that ends before now() needs a lower bound as well", help);
+    }
+    Ok(window)
 }
 
 fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {

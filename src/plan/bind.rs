@@ -17,7 +17,8 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned};
@@ -185,7 +186,16 @@ pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
     let expr = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
     let data_type = expr.get_type(schema)?;
     let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
-    Ok(Compiled { text: expr.to_string(), expr, data_type })
+    Ok(Compiled { text: expr.to_string(), identity: identity(&expr), expr, data_type })
+}
+
+/// The expression as it is built. Its own text leaves out what it can: `a - b - c` may be either of two.
+fn identity(expr: &Arc<dyn PhysicalExpr>) -> String {
+    if let Some(literal) = expr.downcast_ref::<Literal>() {
+        return format!("{:?}", literal.value());
+    }
+    let parts: Vec<String> = expr.children().into_iter().map(identity).collect();
+    if parts.is_empty() { expr.to_string() } else { format!("{expr} [{}]", parts.join(", ")) }
 }
 
 /// DataFusion's complaints about a view's query as diagnostics, each with a place in the file.
@@ -200,6 +210,10 @@ pub fn diagnose(
         return errors.iter().flat_map(|e| diagnose(e, catalog, query, file, text)).collect();
     }
     let (mut message, mut help, mut span) = (plain(error), None, None);
+    if message.contains("duplicate unqualified field name") {
+        // Its names of expressions leave parentheses out.
+        help = Some("two expressions differ in their parentheses only; write one of them another way".to_string());
+    }
     if let Some(d) = error.diagnostic() {
         message.clone_from(&d.message);
         span = d.span;
@@ -246,4 +260,26 @@ pub fn place(file: &str, span: datafusion::sql::sqlparser::tokenizer::Span) -> S
 
 fn location(file: &str, line: u64, column: u64, end_line: u64, end_column: u64) -> Span {
     Span { file: file.to_string(), line, column, end_line, end_column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_texts_are_not_equal_expressions() {
+        let fields = ["a", "b", "c"].map(|n| Field::new(n, DataType::Int64, true)).to_vec();
+        let schema = DFSchema::try_from(Schema::new(fields)).expect("distinct names");
+        let context = SessionContext::new();
+        let compiled = |sql: &str| {
+            let expr = context.parse_sql_expr(sql, &schema).expect(sql);
+            compile(&expr, &schema).expect(sql)
+        };
+        let (flat, nested) = (compiled("a - b - c"), compiled("a - (b - c)"));
+        assert_eq!(flat.text, nested.text);
+        assert_ne!(flat.identity, nested.identity);
+        assert_eq!(flat.identity, compiled("(a - b) - c").identity);
+        assert_ne!(compiled("coalesce('NULL', 'x')").identity, compiled("coalesce(NULL, 'x')").identity);
+        assert_ne!(compiled("CAST(a AS INT) = 1").identity, compiled("CAST(a AS TEXT) = '1'").identity);
+    }
 }

@@ -64,7 +64,8 @@ fn entity(view: &View, groups: &[(String, Compiled)], outputs: &[Feature]) -> Re
     let Some(wanted) = &view.entity else { return Ok(named) };
     let mut entity = vec![];
     for name in wanted {
-        match named.iter().find(|(n, g)| n == name || groups[*g].0 == *name) {
+        let shown = named.iter().find(|(n, _)| n == name);
+        match shown.or_else(|| named.iter().find(|(_, g)| groups[*g].0 == *name)) {
             Some((_, g)) => entity.push((name.clone(), *g)),
             None => {
                 let names: Vec<&str> = named.iter().map(|(n, _)| n.as_str()).collect();

@@ -12,7 +12,7 @@ use arrow::datatypes::{Fields, Schema};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan};
 
-use super::aggregate::Inputs;
+use super::aggregate::{Inputs, with_lower_bound};
 use super::bind::Catalog;
 use super::feature::outputs;
 use super::fingerprint::fingerprint;
@@ -36,6 +36,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     let schema = row.schema()?;
     let mut inputs = Inputs::new(&row, &schema);
     let (window, rest) = inputs.split(&conditions)?;
+    let window = with_lower_bound(window)?;
 
     // Step 2. GROUP BY and the aggregates: the fold.
     let groups = inputs.groups(aggregation, typed)?;

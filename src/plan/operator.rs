@@ -14,15 +14,17 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::definition::Source;
 
-/// A compiled scalar expression with the text that identifies it.
+/// A compiled scalar expression with the texts that show and identify it.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// Evaluates over batches of the row schema.
     pub expr: Arc<dyn PhysicalExpr>,
     /// Its type.
     pub data_type: DataType,
-    /// Canonical text, for `explain` and the fingerprint.
+    /// For people: parentheses and quotes may be missing.
     pub text: String,
+    /// Equal for equal expressions only.
+    pub identity: String,
 }
 
 /// A feature view, planned.

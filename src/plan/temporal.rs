@@ -48,7 +48,8 @@ pub fn window_of(expr: &Expr, is_event_time: &dyn Fn(&Expr) -> bool) -> Result<W
             else {
                 return Err(SHAPE.into());
             };
-            Ok(bounds(Operator::GtEq, a - low)?.and(bounds(Operator::LtEq, a - high)?))
+            let age = |bound: i64| a.checked_sub(bound).ok_or("the interval is too long");
+            Ok(bounds(Operator::GtEq, age(low)?)?.and(bounds(Operator::LtEq, age(high)?)?))
         }
         Expr::Alias(a) => window_of(&a.expr, is_event_time),
         _ => Err(SHAPE.into()),

@@ -40,7 +40,11 @@ CREATE FEATURE VIEW windows AS SELECT grp,
   last_value(s ORDER BY ts) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS last_s,
   first_value(s ORDER BY n DESC) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS top_s,
   last_value(x ORDER BY n DESC NULLS FIRST, s) FILTER (WHERE ts > now() - INTERVAL '1 day') AS last_x,
-  bool_or(b) FILTER (WHERE ts > now() - INTERVAL '1 hour') AS any_b
+  bool_or(b) FILTER (WHERE ts > now() - INTERVAL '1 hour') AS any_b,
+  sum(n - 3 - item) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS taken_twice,
+  max(n - (3 - item)) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS taken_and_given,
+  count(*) FILTER (WHERE ts > now() - INTERVAL '1 day' AND s IS DISTINCT FROM NULL) AS with_s,
+  count(*) FILTER (WHERE ts > now() - INTERVAL '1 day' AND s IS DISTINCT FROM 'NULL') AS not_the_word
 FROM events GROUP BY grp;
 
 CREATE FEATURE VIEW totals AS SELECT item,
@@ -51,7 +55,7 @@ CREATE FEATURE VIEW totals AS SELECT item,
 FROM events GROUP BY item;
 
 CREATE FEATURE VIEW recent WITH (resolution = '10 minutes') AS SELECT grp, n % 2 AS odd,
-  count(*) AS n_3h, sum(x) AS sum_x, min(s) AS min_s,
+  count(*) AS n_3h, sum(x) AS sum_x, min(s) AS min_s, count(*) FILTER (WHERE ts <= now() - INTERVAL '1 hour') AS older,
   sum(d) FILTER (WHERE ts > now() - INTERVAL '30 minutes') AS sum_d
 FROM events WHERE ts > now() - INTERVAL '3 hours' AND s <> 'skip' GROUP BY grp, n % 2;
 
