@@ -130,6 +130,8 @@ pub struct State {
     pub write_back_events: u64,
     /// Events of a segment.
     pub seal_events: u64,
+    /// Megabytes of pages kept in memory, about; `None`: all that were touched.
+    pub memory_mb: Option<u64>,
 }
 
 /// All settings.
@@ -159,7 +161,12 @@ impl Default for Config {
             grpc: Listen::At("127.0.0.1:8815".into()),
             resp: Listen::At("127.0.0.1:6380".into()),
             commit: Commit { tick_ms: 2, idle_tick_ms: 100, sync: Sync::Interval, sync_interval_ms: 100 },
-            state: State { write_back_seconds: 30, write_back_events: 200_000, seal_events: 1_000_000 },
+            state: State {
+                write_back_seconds: 30,
+                write_back_events: 200_000,
+                seal_events: 1_000_000,
+                memory_mb: None,
+            },
             workers: None,
         }
     }
@@ -197,6 +204,7 @@ const SETTINGS: &[Setting] = &[
         set: |c, t| put(&mut c.state.write_back_events, positive(t)),
     },
     Setting { section: "state", key: "seal_events", set: |c, t| put(&mut c.state.seal_events, positive(t)) },
+    Setting { section: "state", key: "memory_mb", set: |c, t| put(&mut c.state.memory_mb, positive(t).map(Some)) },
     Setting { section: "workers", key: "count", set: |c, t| put(&mut c.workers, workers(t)) },
 ];
 
@@ -423,6 +431,7 @@ mod tests {
             write_back_seconds = 1
             write_back_events = 2
             seal_events = 3
+            memory_mb = 4
             [workers]
             count = 4";
         let got = load(Some(file), &[("HEADWATER_KAFKA_PROPERTIES_SASL_PASSWORD", "secret")], &[]).expect("settings");
@@ -442,7 +451,7 @@ mod tests {
             grpc: Listen::At("localhost:0".into()),
             resp: Listen::At("0.0.0.0:6379".into()),
             commit: Commit { tick_ms: 5, idle_tick_ms: 50, sync: Sync::Always, sync_interval_ms: 10 },
-            state: State { write_back_seconds: 1, write_back_events: 2, seal_events: 3 },
+            state: State { write_back_seconds: 1, write_back_events: 2, seal_events: 3, memory_mb: Some(4) },
             workers: Some(4),
         };
         assert_eq!(got, want);

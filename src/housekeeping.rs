@@ -31,6 +31,8 @@ pub struct Pace {
     pub write_back: Duration,
     /// The tail is sealed when so many updates have come since the last time.
     pub seal_updates: u64,
+    /// Bytes of pages kept in memory, about; `None`: all that were touched.
+    pub memory: Option<u64>,
 }
 
 impl Pace {
@@ -41,6 +43,7 @@ impl Pace {
             write_back_updates: config.state.write_back_events,
             write_back: Duration::from_secs(config.state.write_back_seconds),
             seal_updates: config.state.seal_events,
+            memory: config.state.memory_mb.map(|mb| mb.saturating_mul(1 << 20)),
         }
     }
 }
@@ -69,6 +72,7 @@ impl Housekeeping {
             written: (0, Instant::now()),
             sealed: 0,
         };
+        pace.memory.iter().for_each(|bytes| node.cache().keep_in_memory(*bytes));
         let (stop, shared) = (Arc::clone(stop), Arc::clone(node.shared()));
         let run = move || {
             while !stop.load(Ordering::Acquire) {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
@@ -57,8 +57,13 @@ pub struct Cache {
     published: Mutex<Published>,
     changed: Condvar,
     readers: Mutex<BTreeMap<u64, usize>>,
-    /// Whether the store had page rows when it was opened, or has had since.
-    on_disk: bool,
+    /// Whether a group that is not in memory may have a row: the store had some when it was opened, or pages were evicted.
+    on_disk: AtomicBool,
+    /// Bytes of pages to be kept in memory, about.
+    memory_max: AtomicU64,
+    /// Bytes of all pages as of the last pass over them, if there is a limit.
+    passed: AtomicU64,
+    evicted: AtomicU64,
     /// Updates taken since it was made.
     taken: AtomicU64,
 }
@@ -109,13 +114,16 @@ impl Cache {
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
         });
-        let on_disk = last.is_some();
+        let on_disk = AtomicBool::new(last.is_some());
         Ok(Cache {
             views: views.collect(),
             published: Mutex::new(published),
             changed: Condvar::new(),
             readers: Mutex::new(BTreeMap::new()),
             on_disk,
+            memory_max: AtomicU64::new(u64::MAX),
+            passed: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             store,
         })
@@ -205,7 +213,7 @@ impl Cache {
             Entry::Occupied(slot) => return Ok(Some(slot.into_mut())),
             Entry::Vacant(slot) => slot,
         };
-        let loaded = if self.on_disk { self.load(view, hash, key)? } else { None };
+        let loaded = if self.on_disk.load(Ordering::Acquire) { self.load(view, hash, key)? } else { None };
         let fold = &self.views[view].fold;
         let page = match loaded {
             Some(page) => page,
@@ -269,16 +277,25 @@ impl Cache {
         // No reader can register below the published epoch later on, so no page stays behind this one.
         let at = self.limit();
         let (mut written, mut since) = (0, Instant::now());
+        let limit = self.memory_max.load(Ordering::Relaxed);
+        let (limited, mut bytes) = (limit != u64::MAX, 0);
+        let mut excess = self.passed.load(Ordering::Relaxed).saturating_sub(limit);
         for (n, view) in self.views.iter().enumerate() {
             let prefix = self.store.view_prefix(n);
             let mut rows: Vec<(Vec<u8>, PageRows)> = vec![];
             for stripe in &view.stripes {
-                for page in stripe.lock().iter_mut() {
+                let mut stripe = stripe.lock();
+                excess = excess.saturating_sub(self.evict(&mut stripe, view, excess));
+                for page in stripe.iter_mut() {
+                    if limited {
+                        bytes += page.bytes() as u64;
+                    }
                     let Some(out) = page.write_back(at, &view.fold) else { continue };
                     let mut key = prefix.to_vec();
                     key.extend(&*page.key);
                     rows.push((key, out));
                 }
+                drop(stripe);
                 if rows.len() >= BATCH {
                     written += rows.len();
                     self.write_rows(&mut rows)?;
@@ -289,10 +306,32 @@ impl Cache {
             written += rows.len();
             self.write_rows(&mut rows)?;
         }
+        self.passed.store(bytes, Ordering::Relaxed);
         if self.store.redo_point()? < at {
             self.store.put_meta("redo", &at.to_be_bytes())?;
         }
         Ok(written)
+    }
+
+    /// Drops pages of a stripe that nobody has used since the last pass, up to so many bytes. A page that this pass still
+    /// has to write is not among them: its row is not in the store before the pass has gone on.
+    fn evict(&self, stripe: &mut HashTable<Page>, view: &ViewPages, excess: u64) -> u64 {
+        let mut freed = 0;
+        if excess == 0 {
+            return 0;
+        }
+        stripe.retain(|page| {
+            let goes = page.is_idle() && freed < excess;
+            if goes {
+                // Before the page is gone: whoever misses it next looks for its row.
+                self.on_disk.store(true, Ordering::Release);
+                freed += page.bytes() as u64;
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+                view.groups.fetch_sub(1, Ordering::Relaxed);
+            }
+            !goes
+        });
+        freed
     }
 
     fn write_rows(&self, rows: &mut Vec<(Vec<u8>, PageRows)>) -> Result<(), StateError> {
@@ -331,6 +370,16 @@ impl Cache {
             groups.insert(group.to_vec());
         }
         Ok(groups)
+    }
+
+    /// From now on about so many bytes of pages are kept in memory; the others are read again when they are asked for.
+    pub fn keep_in_memory(&self, bytes: u64) {
+        self.memory_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Pages dropped from memory so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
     }
 
     /// Updates taken so far.

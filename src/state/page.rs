@@ -31,6 +31,8 @@ pub struct Page {
     dirty: bool,
     /// Chunks that have rows on disk.
     listed: Vec<u64>,
+    /// Written to or read since the last pass over all pages.
+    used: bool,
 }
 
 /// Why a page does not answer.
@@ -64,6 +66,7 @@ impl Page {
             recent_heap: vec![],
             dirty: false,
             listed: vec![],
+            used: true,
         }
     }
 
@@ -103,7 +106,7 @@ impl Page {
         if update.epoch <= self.merged {
             return;
         }
-        self.dirty = true;
+        (self.dirty, self.used) = (true, true);
         let flags = if update.closing { u64::from(CLOSING) } else { 0 };
         self.recent.extend([update.epoch, update.counts_from.cast_unsigned(), flags]);
         update.entry.append_to(&fold.shape, &mut self.recent, &mut self.recent_heap);
@@ -155,6 +158,7 @@ impl Page {
         patient: bool,
         fold: &Fold,
     ) -> Result<Evaluation, Unanswered> {
+        self.used = true;
         self.merge(limit.min(epoch), fold);
         if self.merged > epoch || self.base.floor() > now {
             return Err(Unanswered::NeedsLog);
@@ -194,6 +198,11 @@ impl Page {
         let mut page = self.merged.to_le_bytes().to_vec();
         page.extend(encoded.page);
         Some(PageRows { page, chunks: encoded.chunks, dropped })
+    }
+
+    /// Nothing would be lost without it, and nobody has asked for it since this was asked last.
+    pub fn is_idle(&mut self) -> bool {
+        !std::mem::take(&mut self.used) && !self.dirty && self.recent.is_empty()
     }
 
     /// Bytes of memory.

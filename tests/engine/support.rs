@@ -200,6 +200,9 @@ impl Loaded {
         let (sources, kafka) = (&self.plan.sources, KafkaSettings::default());
         let mut replay = Replay::new(sources, &self.dir, how.clock, &kafka, &resume).expect("sources are readable");
         let kind = if how.clock == ReplayClock::Event { ClockKind::Event } else { ClockKind::Record };
+        if how.kills > 0 && rng.random_bool(0.5) {
+            node.cache().keep_in_memory(1);
+        }
         let mut fed = 0;
         while let Some(slice) = replay.next_slice(rng.random_range(1..=how.cut)).expect("sources are readable") {
             if slices == Some(fed) {
