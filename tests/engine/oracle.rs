@@ -4,9 +4,12 @@
 //! Every failure names its seed; `HEADWATER_TEST_SEED` runs that one alone.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use headwater::engine::Node;
 use headwater::source::kafka::KafkaSettings;
 use headwater::source::replay::{Replay, ReplayClock, Resume};
+use headwater::state::cache::Read;
 use headwater::state::commit::ClockKind;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -264,4 +267,50 @@ fn pages_that_left_memory_are_read_again() {
     assert!(node.cache().evicted() > 100 && least == 0, "{} left, {least} stayed", node.cache().evicted());
     node.stop().expect("the node stops");
     loaded.verify(&data, 300, "pages left memory");
+}
+
+/// Readers of an older commit and of a newer one do not disturb each other.
+#[test]
+fn a_held_commit_and_a_newer_one_are_both_answered() {
+    let deployment = deployment(400, 400);
+    let loaded = deployment.load();
+    let mut node = loaded.node(&deployment.path("data"), 2);
+    let (sources, kafka) = (&loaded.plan.sources, KafkaSettings::default());
+    let mut replay =
+        Replay::new(sources, &loaded.dir, ReplayClock::Record, &kafka, &Resume::default()).expect("files are readable");
+    let mut feed = |node: &mut Node, slices: usize| {
+        for _ in 0..slices {
+            let Some(slice) = replay.next_slice(40).expect("files are readable") else { return };
+            node.feed(slice, ClockKind::Record).expect("the node takes it");
+        }
+        node.drain().expect("it is committed");
+    };
+    let later = at("2024-01-07T00:00:00Z");
+    let answers = |node: &Node, epoch: u64| {
+        let mut answers = vec![];
+        for view in 0..loaded.plan.views.len() {
+            for group in node.cache().groups(view).expect("pages are readable") {
+                let answer = node.cache().read(view, &group, epoch, later).expect("pages are readable");
+                answers.push(match answer {
+                    // A group that has no row yet, or not any more, answers as one that was never heard of.
+                    Read::Answer(a) => format!("{view} {group:?} {a:?}"),
+                    Read::Nothing => format!("{view} {group:?} nothing"),
+                    Read::NeedsLog => panic!("view {view}: nothing is past these commits"),
+                });
+            }
+        }
+        answers
+    };
+    feed(&mut node, 4);
+    let cache = Arc::clone(node.cache());
+    let (older, hold) = cache.hold_published();
+    let before = answers(&node, older.epoch);
+    feed(&mut node, usize::MAX);
+    let newer = node.cache().published().epoch;
+    let held = answers(&node, newer);
+    let still: Vec<String> = answers(&node, older.epoch);
+    assert!(before.iter().all(|a| still.contains(a)), "the older commit is answered as before");
+    drop(hold);
+    assert_eq!(held, answers(&node, newer), "the newer commit is answered as if nobody held the older one");
+    assert_ne!(held, still);
 }
