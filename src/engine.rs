@@ -115,6 +115,13 @@ impl Node {
         let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
         let redone = recover::redo(&store, &plan, &cache, None)?;
         let resumed = cache.published().epoch;
+        for (source, partitions) in &store.offsets()?.0 {
+            for (partition, next) in partitions {
+                let exported = metrics.source(source).partition(*partition);
+                exported.durable.set(*next);
+                exported.next.set(*next);
+            }
+        }
         let (to_committer, inbox) = unbounded();
         let (report, progress) = unbounded();
         let committer = Committer::new(

@@ -239,13 +239,21 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
         let partition = metrics.source(&state.source).partition(state.partition);
         partition.next.raise(state.read);
         partition.bytes.raise(i64::try_from(state.taken.bytes).unwrap_or(i64::MAX));
+        partition.set_assigned(true);
         if let Some(high) = state.high {
-            partition.high.raise(high);
+            partition.high.set(high);
         }
         // The oldest unread record was appended no earlier than the last one that was read.
         match state.taken.appended.filter(|_| partition.lag().is_some_and(|lag| lag > 0)) {
             Some(appended) => partition.oldest_unread.set(appended),
             None => partition.oldest_unread.clear(),
+        }
+    }
+    for (source, trouble) in live.reachable() {
+        let exported = metrics.source(source);
+        exported.reachable.set(i64::from(trouble.is_none()));
+        if trouble.is_some() {
+            exported.partitions().iter().for_each(|(_, p)| p.set_assigned(false));
         }
     }
     metrics.pass(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
@@ -267,6 +275,9 @@ fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dy
         let troubles = live.troubles();
         for (source, why) in troubles.iter().filter(|(s, why)| said.get(*s) != Some(*why)) {
             eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
+        }
+        for source in said.keys().filter(|s| !troubles.contains_key(*s)) {
+            eprintln!("`{source}` is read again");
         }
         said = troubles;
         for (source, gap) in live.take_gaps() {

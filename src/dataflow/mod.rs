@@ -37,7 +37,7 @@ use crate::plan::Plan;
 use crate::source::Rejected;
 use crate::state::cache::Cache;
 use crate::telemetry::Metrics;
-use crate::telemetry::lag::{self, Recorder, Side};
+use crate::telemetry::lag::{self, Recorder, RowCounters, Side};
 use commit::ToCommitter;
 use join::{PREFIX, Prefix, Rows};
 use project::{Changes, Projector};
@@ -123,7 +123,8 @@ fn build(
     let mut result = Ok(());
     let out = &mut result;
     worker.dataflow_named::<Time, _, _>("headwater", |scope| {
-        let events = feed(scope, inbox, wake.clone(), index, shared.resumed);
+        let rows = shared.metrics.operators().rows("feed");
+        let events = feed(scope, inbox, wake.clone(), index, shared.resumed, rows);
         let events = watched(events, "feed", Side::Output, recorder);
         let mut ends: Vec<StreamVec<'_, Time, ()>> = vec![];
         let mut tables: BTreeMap<usize, Rows<'_>> = BTreeMap::new();
@@ -171,6 +172,7 @@ fn feed<'s>(
     wake: Sender<(usize, SyncActivator)>,
     index: usize,
     resumed: Time,
+    rows: Arc<RowCounters>,
 ) -> StreamVec<'s, Time, Event> {
     source::<_, CapacityContainerBuilder<Vec<Event>>, _, _>(scope, "feed", move |mut cap, info| {
         // Whoever fills the inbox wakes us with this.
@@ -183,6 +185,7 @@ fn feed<'s>(
             for _ in 0..16 {
                 match inbox.try_recv() {
                     Ok(Feed::Rows(source, batch)) => {
+                        rows.gave(batch.num_rows());
                         output.session(&*held).give(Event { source, batch, again: false });
                     }
                     Ok(Feed::Again(source, batch)) => {
@@ -340,6 +343,7 @@ fn project_joined<'s>(
     // Equal rows meet, so that what a change takes and gives back is netted before it is logged.
     let by_row = Exchange::new(|(row, _, _): &(Row, Time, i64)| xxhash_rust::xxh3::xxh3_64(row));
     type Out = CapacityContainerBuilder<Vec<Updates>>;
+    let counted = shared.metrics.operators().rows(&name);
     Ok(rows.inner.unary_frontier::<Out, _, _, _>(by_row, &name, move |cap, _info| {
         let mut cap = Some(cap);
         let mut pending: Vec<(Row, Time, i64)> = vec![];
@@ -358,12 +362,14 @@ fn project_joined<'s>(
             pending = rest;
             differential_dataflow::consolidation::consolidate_updates(&mut due);
             let mut out = output.session(&*held);
+            counted.took(due.len());
             for part in due.chunks(8192) {
                 match project_rows(&projector, &codec, part, peers) {
                     Ok((updates, refused)) => {
                         if !refused.is_empty() {
                             let _ = shared.committer.send(ToCommitter::Refused(refused));
                         }
+                        counted.gave(updates.iter().map(Updates::len).sum());
                         out.give_iterator(updates.into_iter().filter(|u| !u.is_empty()));
                     }
                     Err(e) => shared.fail(&format!("view `{}`", projector.plan().name), e),

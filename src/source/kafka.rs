@@ -5,7 +5,7 @@
 //! no longer holds is reported as a [`Gap`], never skipped in silence. Neighbours: `decode` takes the messages where
 //! they lie; `replay` and `engine` poll.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,10 @@ pub enum KafkaError {
         brokers: String,
     },
     /// We have read further than the topic goes: it was made anew.
-    #[error("partition {partition} of topic '{topic}' ends at {end}, before offset {offset}, which was read already")]
+    #[error(
+        "partition {partition} of topic '{topic}' ends at {end}, before offset {offset}, which was read already: the topic \
+         was made anew; read it into another --data-dir, or give it another name"
+    )]
     Truncated {
         /// The topic.
         topic: String,
@@ -135,6 +138,8 @@ pub struct KafkaReader {
     next: BTreeMap<i32, i64>,
     /// What was read of each partition so far.
     taken: BTreeMap<i32, TakenIn>,
+    /// Partitions that are read to their end, although marks of transactions may follow the last record.
+    ended: BTreeSet<i32>,
     /// Where partitions end for this reader, if the topic may be longer.
     until: BTreeMap<i32, i64>,
 }
@@ -165,6 +170,7 @@ impl KafkaReader {
             decoder: Decoder::new(source)?,
             next: BTreeMap::new(),
             taken: BTreeMap::new(),
+            ended: BTreeSet::new(),
             until: BTreeMap::new(),
         })
     }
@@ -194,7 +200,10 @@ impl KafkaReader {
 
     /// A partition's exclusive end as of the last second or so; never waits. `None` if it is not known yet.
     pub fn end(&self, partition: i32) -> Option<i64> {
-        self.consumer.context().seen.lock().ends.get(&partition).copied()
+        let known = self.consumer.context().seen.lock().ends.get(&partition).copied();
+        let next = self.next.get(&partition).copied();
+        // What was read is there, whatever was said a second ago.
+        if self.ended.contains(&partition) { next } else { known.max(next.filter(|_| known.is_some())) }
     }
 
     /// Why no broker can be reached at the moment, if that is so.
@@ -254,6 +263,7 @@ impl KafkaReader {
                         *next = until.min(offset + 1);
                         if offset < until {
                             let micros = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(|ms| ms * 1_000);
+                            self.ended.remove(&partition);
                             let taken = self.taken.entry(partition).or_default();
                             taken.bytes += message.payload_len() as u64;
                             taken.appended = micros.or(taken.appended);
@@ -267,7 +277,10 @@ impl KafkaReader {
             };
             match failure {
                 None => {}
-                Some(ClientError::PartitionEOF(partition)) => polled.caught_up.push(partition),
+                Some(ClientError::PartitionEOF(partition)) => {
+                    self.ended.insert(partition);
+                    polled.caught_up.push(partition);
+                }
                 Some(ClientError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
                     polled.gaps.extend(self.reposition()?);
                 }

@@ -174,7 +174,15 @@ impl Live {
             let mut any = false;
             for topic in &mut self.topics {
                 let Some(reader) = &mut topic.reader else { continue };
-                let polled = reader.poll(RECORDS - reader.pending().min(RECORDS), wait)?;
+                let polled = match reader.poll(RECORDS - reader.pending().min(RECORDS), wait) {
+                    Ok(polled) => polled,
+                    Err(e) => {
+                        // The others go on. What was polled before is read again once the topic can be.
+                        topic.trouble = Some(spoken(&e));
+                        (topic.reader, topic.next_try) = (None, Instant::now() + RETRY);
+                        continue;
+                    }
+                };
                 any |= polled.records > 0;
                 full |= reader.is_full() || reader.pending() >= RECORDS;
                 self.gaps.extend(polled.gaps.into_iter().map(|g| (topic.source.name.clone(), g)));
@@ -211,13 +219,15 @@ impl Live {
                     Err(_) => topic.trouble = Some("its reader panicked".into()),
                 }
             }
+            if let Some(reader) = &topic.reader {
+                topic.trouble = reader.trouble();
+            }
             if topic.next_try > now {
                 continue;
             }
             match &mut topic.reader {
                 Some(reader) => {
                     topic.next_try = now + REFRESH;
-                    topic.trouble = reader.trouble();
                     if topic.trouble.is_none() {
                         let _ = reader.assign_new(LOOK);
                     }
@@ -259,6 +269,14 @@ impl Live {
     pub fn troubles(&self) -> BTreeMap<String, String> {
         let trouble = |t: &Topic| t.trouble.clone().map(|why| (t.source.name.clone(), why));
         self.topics.iter().filter_map(trouble).collect()
+    }
+
+    /// Every topic's source, and why it cannot be read now.
+    pub fn reachable(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.topics.iter().map(|t| {
+            let why = t.trouble.as_deref();
+            (t.source.name.as_str(), why.or(t.reader.is_none().then_some("it is being connected")))
+        })
     }
 
     /// How every assigned partition stands.

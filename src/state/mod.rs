@@ -23,6 +23,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache as BlockCache, ColumnFamilyDescriptor, DB, DBCompressionType, Options,
@@ -94,13 +95,26 @@ struct Registered {
 pub struct Store {
     db: DB,
     dir: PathBuf,
-    /// Held while we write; dropped with the store.
-    _lock: Option<File>,
-    /// A reader's own directory, removed with it.
-    scratch: Option<PathBuf>,
+    access: Access,
     /// Ids of views and sources by their index in the plan.
     view_ids: Vec<(u32, u32)>,
     source_ids: Vec<u32>,
+}
+
+/// How a store is open.
+enum Access {
+    /// We write; nobody else can while the lock lives.
+    Write {
+        /// Dropped with the store.
+        _lock: File,
+    },
+    /// We read.
+    Read {
+        /// A reader's own directory, removed with it.
+        scratch: PathBuf,
+        /// Beside a writer, whom we follow.
+        beside: bool,
+    },
 }
 
 impl Store {
@@ -119,8 +133,7 @@ impl Store {
         let mut store = Store {
             db,
             dir: dir.to_path_buf(),
-            _lock: Some(lock),
-            scratch: None,
+            access: Access::Write { _lock: lock },
             view_ids: vec![],
             source_ids: vec![],
         };
@@ -138,36 +151,24 @@ impl Store {
             return Err(StateError::Missing(dir.to_path_buf()));
         }
         let scratch = std::env::temp_dir().join(format!("headwater-reader-{}", uuid::Uuid::new_v4()));
-        let mut options = options();
-        options.set_max_open_files(-1);
-        let mut tries = 0;
-        let db = loop {
-            // The writer may drop a file between our reading its list and opening it.
-            match DB::open_cf_descriptors_as_secondary(&options, &dir.join("db"), &scratch, families()) {
-                Ok(db) => break db,
-                Err(_) if tries < 20 => tries += 1,
-                Err(e) => return Err(e.into()),
-            }
-        };
-        db.try_catch_up_with_primary()?;
-        let mut store = Store {
-            db,
-            dir: dir.to_path_buf(),
-            _lock: None,
-            scratch: Some(scratch),
-            view_ids: vec![],
-            source_ids: vec![],
-        };
+        let (db, beside) = open_to_read(dir, &scratch)?;
+        let access = Access::Read { scratch, beside };
+        let mut store = Store { db, dir: dir.to_path_buf(), access, view_ids: vec![], source_ids: vec![] };
+        store.catch_up()?;
         store.check_format()?;
         store.register(plan, false)?;
         Ok(store)
+    }
+
+    fn is_writer(&self) -> bool {
+        matches!(self.access, Access::Write { .. })
     }
 
     fn check_format(&self) -> Result<(), StateError> {
         match self.meta("format")? {
             Some(found) if found == FORMAT.to_be_bytes() => Ok(()),
             Some(found) => Err(StateError::Format { found: format!("{found:?}") }),
-            None if self.scratch.is_some() => Err(StateError::Missing(self.dir.clone())),
+            None if !self.is_writer() => Err(StateError::Missing(self.dir.clone())),
             None => self.put_meta("format", &FORMAT.to_be_bytes()),
         }
     }
@@ -284,7 +285,7 @@ impl Store {
     /// # Errors
     /// RocksDB's.
     pub fn catch_up(&self) -> Result<(), StateError> {
-        if self.scratch.is_some() {
+        if let Access::Read { beside: true, .. } = self.access {
             self.db.try_catch_up_with_primary()?;
         }
         Ok(())
@@ -318,10 +319,13 @@ impl Store {
     ///
     /// # Errors
     /// The first that does not hold.
+    #[expect(deprecated, reason = "it is slower only for those who do not need it")]
     pub fn check_blocks(&self) -> Result<(), StateError> {
         for family in FAMILIES {
             let mut options = rocksdb::ReadOptions::default();
             options.set_verify_checksums(true);
+            // Also what was sealed and waits to be compacted away.
+            options.set_ignore_range_deletions(true);
             options.fill_cache(false);
             for row in self.db.iterator_cf_opt(&self.family(family), options, rocksdb::IteratorMode::Start) {
                 row?;
@@ -333,7 +337,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Some(scratch) = &self.scratch {
+        if let Access::Read { scratch, .. } = &self.access {
             let _ = std::fs::remove_dir_all(scratch);
         }
     }
@@ -347,18 +351,47 @@ fn spoken(key: &str) -> String {
     }
 }
 
+/// How long readers, who keep writers out while they open the store, may take to do so.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// Opens the database to read: alone if nobody writes it, else beside the writer. Beside a writer RocksDB reads past
+/// files that it cannot open, as if they held nothing; alone it refuses them, as the writer did when it opened them.
+fn open_to_read(dir: &Path, scratch: &Path) -> Result<(DB, bool), StateError> {
+    let path = dir.join("db");
+    let mut options = options();
+    options.set_max_open_files(-1);
+    let lock = File::open(dir.join("writer.lock")).ok();
+    if lock.as_ref().is_none_or(|lock| lock.try_lock_shared().is_ok()) {
+        options.set_db_log_dir(scratch);
+        return Ok((DB::open_cf_descriptors_read_only(&options, path, families(), false)?, false));
+    }
+    let mut tries = 0;
+    loop {
+        // The writer may drop a file between our reading its list and opening it.
+        match DB::open_cf_descriptors_as_secondary(&options, &path, &scratch.to_path_buf(), families()) {
+            Ok(db) => return Ok((db, true)),
+            Err(_) if tries < 20 => tries += 1,
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join("writer.lock");
     let io = |source| StateError::Io { path: path.clone(), source };
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            return Err(StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() });
+    let deadline = Instant::now() + OPENING;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(OPENING / 40),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                return Err(StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() });
+            }
+            Err(TryLockError::Error(e)) => return Err(io(e)),
         }
-        Err(TryLockError::Error(e)) => return Err(io(e)),
     }
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;

@@ -24,7 +24,7 @@ pub enum Value {
     /// Microseconds, written in seconds: instants and lengths of time.
     Micros(i64),
     /// Nanoseconds, written in seconds.
-    Nanos(u64),
+    Nanos(u128),
 }
 
 impl Value {

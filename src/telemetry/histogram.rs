@@ -48,7 +48,7 @@ pub struct Histogram {
 struct Inner {
     /// In µs, rounded up, so that a bucket never holds what is longer than its bound.
     recorded: Recorded<u64>,
-    nanos: u64,
+    nanos: u128,
 }
 
 /// What a scrape sees.
@@ -59,7 +59,7 @@ pub struct Snapshot {
     /// All observations.
     pub count: u64,
     /// Their sum in nanoseconds.
-    pub nanos: u64,
+    pub nanos: u128,
 }
 
 impl Histogram {
@@ -82,7 +82,7 @@ impl Histogram {
         let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
         let mut inner = self.inner.lock();
         inner.recorded.saturating_record_n(nanos.div_ceil(1_000).min(LONGEST), count);
-        inner.nanos = inner.nanos.saturating_add(nanos.saturating_mul(count));
+        inner.nanos += u128::from(nanos) * u128::from(count);
     }
 
     /// An observation in µs, weighted; a negative one (clocks of two machines) counts as none.

@@ -67,6 +67,8 @@ pub const TABLE: &[Family] = &[
     gauge("build_info", "Constant 1, labelled with the version."),
     // Labels: source, topic, arrival_clock.
     gauge("source_info", "Constant 1: where a source comes from and what its arrival times are."),
+    // Labels: source.
+    gauge("source_reachable", "1 while the source's brokers and topic can be reached."),
     // Labels: source, partition.
     gauge("source_high_offset", "The partition's end: the offset after its last record."),
     gauge("source_read_offset", "Next offset to read."),
@@ -105,7 +107,7 @@ pub const TABLE: &[Family] = &[
     histogram("serve_wait_seconds", "How long requests waited for a commit, those that asked to."),
     // Labels: endpoint, view, method, outcome.
     counter("serve_values_total", "Feature values served: present, null, absent_key, expired."),
-    gauge("ready", "1 once all that was committed can be read and the sources are being read."),
+    gauge("ready", "1 once all that was committed can be read."),
     gauge("epoch_current", "The last published epoch, in Unix seconds."),
     histogram("epoch_close_seconds", "From the end of an epoch's input to its commit being readable."),
     gauge("checkpoint_last_success_ts", "When pages were last written back."),

@@ -32,6 +32,10 @@ impl Metrics {
             let (topic, arrival) = source.info();
             info.sample(&[("source", name), ("topic", &topic), ("arrival_clock", arrival)], Value::Whole(1));
         }
+        let mut reachable = out.family(family("source_reachable"));
+        for (name, source) in &sources {
+            reachable.maybe(&[("source", name)], source.reachable.get().map(Value::Whole));
+        }
         let mut partitions: Vec<(&str, String, Arc<PartitionMetrics>)> = vec![];
         for (name, source) in &sources {
             partitions.extend(source.partitions().into_iter().map(|(n, p)| (name.as_str(), n.to_string(), p)));
@@ -126,9 +130,7 @@ fn render_operators(rows: &[OperatorRow], out: &mut Encoder) {
             let (input, output) = (r.input_frontier?, r.output_frontier?);
             Some(Value::Micros(epoch(input.saturating_sub(output))))
         }),
-        ("operator_busy_seconds_total", &|r| {
-            Some(Value::Nanos(u64::try_from(r.totals.busy.as_nanos()).unwrap_or(u64::MAX)))
-        }),
+        ("operator_busy_seconds_total", &|r| Some(Value::Nanos(r.totals.busy.as_nanos()))),
         ("operator_activations_total", &|r| Some(Value::count(r.totals.runs))),
         ("operator_records_in_total", &|r| Some(Value::count(r.records_in))),
         ("operator_records_out_total", &|r| Some(Value::count(r.records_out))),

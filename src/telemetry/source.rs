@@ -197,6 +197,8 @@ impl PartitionMetrics {
 pub struct SourceMetrics {
     info: Mutex<(String, &'static str)>,
     partitions: Mutex<BTreeMap<i32, Arc<PartitionMetrics>>>,
+    /// Can it be read: 0 or 1; unknown for files.
+    pub reachable: Gauge,
 }
 
 impl SourceMetrics {
