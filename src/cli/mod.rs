@@ -176,7 +176,15 @@ impl Common {
 
     /// The checked definitions and their plan.
     pub(crate) fn plan(&self) -> Result<(Definitions, Arc<Plan>), Failure> {
-        let definitions = self.definitions()?;
+        let set: BTreeMap<String, String> = self.set.iter().cloned().collect();
+        let definitions = definition::load(&self.dir, &set).map_err(|e| {
+            // One look at everything: what can be planned already is.
+            let mut problems = e.problems;
+            problems.extend(plan::plan(&e.sound).err().into_iter().flatten());
+            problems.sort_by(|a, b| a.span.cmp(&b.span));
+            problems.dedup();
+            Failure::Definitions(problems)
+        })?;
         let plan = plan::plan(&definitions).map_err(Failure::Definitions)?;
         Ok((definitions, Arc::new(plan)))
     }

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::sql::sqlparser::ast::Ident;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, visit_relations};
 use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 
 use super::Definitions;
@@ -27,6 +28,8 @@ use crate::diagnostic::{Diagnostic, Span};
 pub struct LoadError {
     /// Each with its file, and its line and column where there is one.
     pub problems: Vec<Diagnostic>,
+    /// The sources without a problem, and the views that read nothing else: for whoever looks for further problems.
+    pub sound: Box<Definitions>,
 }
 
 impl fmt::Display for LoadError {
@@ -62,13 +65,20 @@ pub fn load(dir: &Path, set: &BTreeMap<String, String>) -> Result<Definitions, L
         Loader { definitions: Definitions { dir: dir.to_path_buf(), ..Definitions::default() }, uncertain, problems };
     loader.judge(&files);
     let Loader { mut definitions, mut problems, .. } = loader;
+    definitions.texts = files.into_iter().map(|(file, _)| (file.name, file.text)).collect();
     if problems.is_empty() {
-        definitions.texts = files.into_iter().map(|(file, _)| (file.name, file.text)).collect();
         return Ok(definitions);
     }
     problems.sort_by(|a, b| a.span.cmp(&b.span));
     problems.dedup();
-    Err(LoadError { problems })
+    let sources = &definitions.sources;
+    let known = |name: &ObjectName| match name.0.last().and_then(|part| part.as_ident()) {
+        Some(ident) if sources.contains_key(&known_as(ident)) => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    definitions.views.retain(|_, view| visit_relations(view.query.as_ref(), known).is_continue());
+    definitions.services.clear();
+    Err(LoadError { problems, sound: Box::new(definitions) })
 }
 
 /// Names and texts of the definition files.

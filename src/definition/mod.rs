@@ -15,6 +15,7 @@ mod json_schema;
 mod load;
 mod names;
 mod near;
+mod normal;
 mod options;
 mod schema_file;
 mod source;
@@ -148,7 +149,7 @@ pub enum Format {
 pub struct View {
     /// Its name.
     pub name: String,
-    /// The query after `AS`.
+    /// The query after `AS`, in normal form.
     pub query: Box<ast::Query>,
     /// The query's text, as written (after substitution).
     pub text: String,

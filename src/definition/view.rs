@@ -14,6 +14,7 @@ use super::View;
 use super::file::File;
 use super::names::known_as;
 use super::near::{listed, nearest};
+use super::normal::normal;
 use super::options::Options;
 use super::statement::{ServiceStatement, ViewStatement};
 use crate::diagnostic::Diagnostic;
@@ -27,7 +28,7 @@ pub(super) fn build(statement: &ViewStatement, span: TokenSpan, file: &File, pro
     let labels = labels.into_iter().filter_map(|l| Some((l.to_string(), options.text(l, problems)?.0))).collect();
     View {
         name: known_as(&statement.name),
-        query: statement.query.clone(),
+        query: Box::new(normal(&statement.query)),
         text: file.slice(statement.query_span).to_string(),
         entity: options.text("entity", problems).map(|(text, at)| entity(&text, at, file, problems)),
         freshness: options.duration("freshness", 1, problems),
@@ -75,6 +76,10 @@ pub(super) fn reads(statement: &ViewStatement, file: &File, problems: &mut Vec<D
         let help = "write CREATE FEATURE VIEW name WITH (…) AS SELECT …";
         problems.push(file.problem(at, "WITH (…) after a table means nothing here", help));
     }
+    for at in tables.samples {
+        let help = "leave it out, or say in WHERE which rows count";
+        problems.push(file.problem(at, "TABLESAMPLE is not supported: a view has the same rows at every ask", help));
+    }
     if let SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) = *statement.query.body {
         problems.push(file.problem(statement.query_span, "a view is a SELECT", "write AS SELECT … FROM … GROUP BY …"));
     }
@@ -99,6 +104,7 @@ struct Tables {
     tables: Vec<(ObjectName, TokenSpan)>,
     ctes: Vec<String>,
     hints: Vec<TokenSpan>,
+    samples: Vec<TokenSpan>,
 }
 
 impl Visitor for Tables {
@@ -112,7 +118,8 @@ impl Visitor for Tables {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         // With arguments it is a function, which `plan` judges.
-        if let TableFactor::Table { name, args: None, with_hints, .. } = factor {
+        if let TableFactor::Table { name, args: None, with_hints, sample, .. } = factor {
+            self.samples.extend(sample.is_some().then(|| name.span()));
             self.tables.push((name.clone(), name.span()));
             if let (Some(first), Some(last)) = (with_hints.first(), with_hints.last()) {
                 self.hints.push(first.span().union(&last.span()));

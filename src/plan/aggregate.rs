@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Aggregate as AggregateNode, Expr};
+use datafusion::logical_expr::{Aggregate as AggregateNode, BinaryExpr, Expr, Operator};
 
 use super::bind::compile;
 use super::operator::{Aggregate, Compiled, FoldPlan, Function, ValueType, Window};
@@ -44,7 +44,9 @@ impl<'a> Inputs<'a> {
         let (mut window, mut rest) = (Window::ALL, vec![]);
         for condition in conditions {
             if !mentions_now(condition) {
-                rest.push(condition.clone());
+                if !always_holds(condition) {
+                    rest.push(condition.clone());
+                }
                 continue;
             }
             match window_of(condition, &|e| self.row.is_event_time(e)) {
@@ -156,6 +158,9 @@ impl<'a> Inputs<'a> {
         if matches!(function, Function::First | Function::Last) {
             let mut keys = vec![];
             for sort in &params.order_by {
+                if mentions_now(&sort.expr) {
+                    return refuse("now() may not stand in an aggregate's ORDER BY", "order by the event time");
+                }
                 keys.push((compile(&sort.expr, self.schema)?, !sort.asc, sort.nulls_first));
             }
             let by_event_time = params.order_by.len() == 1
@@ -213,6 +218,17 @@ impl<'a> Inputs<'a> {
         }
         self.orders.push(keys);
         self.orders.len() - 1
+    }
+}
+
+/// What `definition` tells aggregates apart by: `1 = 1`.
+fn always_holds(condition: &Expr) -> bool {
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (left.as_ref(), right.as_ref()) {
+            (Expr::Literal(a, _), Expr::Literal(b, _)) => a == b && !a.is_null(),
+            _ => false,
+        },
+        _ => false,
     }
 }
 

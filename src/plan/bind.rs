@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, Diagnostic as DfDiagnostic, Result, TableReference, plan_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
@@ -17,7 +18,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::expressions::{BinaryExpr, Literal};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
@@ -186,7 +187,18 @@ pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
     let expr = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
     let data_type = expr.get_type(schema)?;
     let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
+    let expr = checked(expr)?;
     Ok(Compiled { text: expr.to_string(), identity: identity(&expr), expr, data_type })
+}
+
+/// Sums, differences and products that do not fit their type are errors; DataFusion's own would wrap around silently.
+fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+    let checked = expr.transform_up(|e| {
+        let Some(binary) = e.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(e)) };
+        let (left, right) = (Arc::clone(binary.left()), Arc::clone(binary.right()));
+        Ok(Transformed::yes(Arc::new(BinaryExpr::new(left, *binary.op(), right).with_fail_on_overflow(true))))
+    })?;
+    Ok(checked.data)
 }
 
 /// The expression as it is built. Its own text leaves out what it can: `a - b - c` may be either of two.

@@ -6,11 +6,14 @@
 //! Invariant: only the shape joins, WHERE, GROUP BY, SELECT gets through. Neighbours: `bind` planned the query; `row`,
 //! `aggregate` and `feature` take its parts; `operator` is what comes out.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{Fields, Schema};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan};
+use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan, Volatility};
+use datafusion::sql::sqlparser::ast::visit_relations;
 
 use super::aggregate::{Inputs, with_lower_bound};
 use super::bind::Catalog;
@@ -26,7 +29,9 @@ use crate::definition::{Definitions, View};
 /// # Errors
 /// [`LowerError`], without a place: the caller has the syntax tree.
 pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Result<ViewPlan, LowerError> {
+    refuse_views(view, definitions)?;
     let written = catalog.plan(&view.query)?;
+    refuse_expressions(&written)?;
     let analyzed = catalog.analyze(written.clone())?;
     let (_, aggregation) = top(&written)?;
     let (projection, typed) = top(&analyzed)?;
@@ -68,6 +73,64 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     };
     plan.fingerprint = fingerprint(&plan);
     Ok(plan)
+}
+
+/// A view that reads a view.
+fn refuse_views(view: &View, definitions: &Definitions) -> Result<(), LowerError> {
+    let found = visit_relations(view.query.as_ref(), |name| {
+        let last = name.0.last().and_then(|part| part.as_ident());
+        let name = last
+            .map(|ident| if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() });
+        match name.filter(|name| definitions.views.contains_key(name) && !definitions.sources.contains_key(name)) {
+            Some(name) => ControlFlow::Break(name),
+            None => ControlFlow::Continue(()),
+        }
+    });
+    match found {
+        ControlFlow::Break(name) => refuse(
+            format!("`{name}` is a view, and a view over a view is not supported yet"),
+            "read its stream and tables",
+        ),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// What no answer can be kept of, wherever it stands.
+fn refuse_expressions(plan: &LogicalPlan) -> Result<(), LowerError> {
+    let mut refused = None;
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|e| {
+                refused = refusal(e);
+                Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            })
+        })
+    })?;
+    refused.map_or(Ok(()), |(message, help)| refuse(message, help))
+}
+
+fn refusal(expr: &Expr) -> Option<(String, &'static str)> {
+    match expr {
+        Expr::ScalarFunction(f) if f.func.name() == "now" => None,
+        Expr::ScalarFunction(f) => match f.func.signature().volatility {
+            Volatility::Immutable => None,
+            Volatility::Stable => Some((
+                format!("{}() is not supported", f.func.name()),
+                "now() is the moment of the ask: CAST(now() AS DATE)",
+            )),
+            Volatility::Volatile => {
+                let message = format!("{}() is not supported: it has another value each time", f.func.name());
+                Some((message, "an answer must be the same when its stamp is given back; use columns and now()"))
+            }
+        },
+        Expr::InSubquery(_) | Expr::Exists(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => {
+            Some(("a subquery in an expression is not supported yet".into(), "join the table instead"))
+        }
+        Expr::GroupingSet(_) => {
+            Some(("ROLLUP, CUBE and GROUPING SETS are not supported".into(), "define one view for each"))
+        }
+        _ => None,
+    }
 }
 
 /// The projection and the aggregation that a feature query ends in.

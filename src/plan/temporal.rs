@@ -57,7 +57,7 @@ pub fn window_of(expr: &Expr, is_event_time: &dyn Fn(&Expr) -> bool) -> Result<W
 }
 
 const SHAPE: &str = "now() may be compared with the event time only, each plus or minus an interval, \
-                     by >, >=, <, <= or BETWEEN, joined by AND";
+                     by >, >=, <, <=, = or BETWEEN, joined by AND";
 
 fn bounds(op: Operator, age: i64) -> Result<Window, String> {
     let window = match op {
@@ -65,6 +65,7 @@ fn bounds(op: Operator, age: i64) -> Result<Window, String> {
         Operator::GtEq => Window { from: 0, until: Some(age.saturating_add(1)) },
         Operator::Lt => Window { from: age.saturating_add(1).max(0), until: None },
         Operator::LtEq => Window { from: age.max(0), until: None },
+        Operator::Eq => Window { from: age.max(0), until: Some(age.saturating_add(1)) },
         _ => return Err(SHAPE.into()),
     };
     Ok(window)

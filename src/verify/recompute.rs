@@ -26,6 +26,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{AggregateUDF, BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::expressions::BinaryExpr as Calculation;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -185,9 +186,12 @@ impl Run {
     async fn rows(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
         let needed = columns_of(&self.input_expressions());
         let native = project(self.shape.input.clone(), conjunction(self.shape.filter.clone()), &needed)?;
-        match self.collect(&native, tables).await {
-            Err(error) if is_about_values(&error) => {}
-            other => return other,
+        // DataFusion's own plan would let sums and products wrap around.
+        if !self.shape.filter.iter().any(calculates) {
+            match self.collect(&native, tables).await {
+                Err(error) if is_about_values(&error) => {}
+                other => return other,
+            }
         }
         // An expression failed on some row. Join without WHERE, and judge it row by row.
         let wheres = self.shape.filter.iter().flat_map(datafusion::logical_expr::utils::split_conjunction);
@@ -356,7 +360,14 @@ impl Run {
             .with_query_execution_start_time(props.query_execution_start_time)
             .build();
         let expr = ExprSimplifier::new(context).simplify(expr.clone())?;
-        create_physical_expr(&expr, schema, props, &Default::default())
+        let expr = create_physical_expr(&expr, schema, props, &Default::default())?;
+        // Overflow is an error (rule 22), which DataFusion has to be told.
+        let strict = expr.transform_up(|e| {
+            let Some(b) = e.downcast_ref::<Calculation>() else { return Ok(Transformed::no(e)) };
+            let strict = Calculation::new(Arc::clone(b.left()), *b.op(), Arc::clone(b.right()));
+            Ok(Transformed::yes(Arc::new(strict.with_fail_on_overflow(true))))
+        })?;
+        Ok(strict.data)
     }
 
     /// Runs a plan over these tables.
@@ -416,6 +427,16 @@ fn equates_columns(expr: &Expr) -> bool {
     let column = |e: &Expr| matches!(e, Expr::Column(_));
     matches!(expr, Expr::BinaryExpr(BinaryExpr { left, op, right })
         if *op == Operator::Eq && column(left) && column(right))
+}
+
+/// Has it a sum, a difference or a product of columns?
+fn calculates(expr: &Expr) -> bool {
+    use Operator::{Minus, Multiply, Plus};
+    expr.exists(|e| {
+        let arithmetic = matches!(e, Expr::BinaryExpr(BinaryExpr { op: Plus | Minus | Multiply, .. }));
+        Ok(arithmetic && e.exists(|e| Ok(matches!(e, Expr::Column(_))))?)
+    })
+    .unwrap_or(true)
 }
 
 fn is_literal(expr: &Expr) -> bool {

@@ -40,6 +40,21 @@ fn wrong_definitions_exit_with_2() {
         &["dataflows/a.sql:2:"],
     );
     check(&[("a.sql", EVENTS), ("b.sql", VIEW), ("c.sql", VIEW)], "check", &[], 2, &["dataflows/c.sql:1:", "sums"]);
+    // A text that cannot be parsed does not hide what is wrong with another.
+    let broken = "CREATE FEATURE VIEW broken AS SELEC 1;";
+    let both = &["dataflows/b.sql:2:", "nope", "dataflows/c.sql:1:", "2 problems"];
+    check(&[("a.sql", EVENTS), ("b.sql", sum_of_text), ("c.sql", broken)], "check", &[], 2, both);
+    for (query, words) in [
+        ("SELECT u, count(*) FROM events WHERE random() < 0.5 GROUP BY u", "random()"),
+        ("SELECT u, last_value(x ORDER BY now()) FROM events GROUP BY u", "ORDER BY"),
+        ("SELECT u, count(*), current_date AS d FROM events GROUP BY u", "current_date()"),
+        ("SELECT u, count(*) FROM sums GROUP BY u", "a view over a view is not supported yet"),
+        ("SELECT u, count(*) FROM events TABLESAMPLE (1) GROUP BY u", "TABLESAMPLE"),
+        ("SELECT u, count(*) FROM events WHERE x IN (SELECT x FROM events) GROUP BY u", "subquery"),
+    ] {
+        let view = format!("CREATE FEATURE VIEW v AS {query};");
+        check(&[("a.sql", EVENTS), ("b.sql", VIEW), ("c.sql", &view)], "check", &[], 2, &["dataflows/c.sql:1:", words]);
+    }
     let set = EVENTS.replace("events.jsonl", "${NOWHERE}");
     check(&[("a.sql", &set)], "check", &[], 2, &["NOWHERE", "dataflows/a.sql:2:"]);
 }

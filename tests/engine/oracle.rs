@@ -49,7 +49,10 @@ CREATE FEATURE VIEW windows AS SELECT grp,
   sum(n - 3 - item) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS taken_twice,
   max(n - (3 - item)) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS taken_and_given,
   count(*) FILTER (WHERE ts > now() - INTERVAL '1 day' AND s IS DISTINCT FROM NULL) AS with_s,
-  count(*) FILTER (WHERE ts > now() - INTERVAL '1 day' AND s IS DISTINCT FROM 'NULL') AS not_the_word
+  count(*) FILTER (WHERE ts > now() - INTERVAL '1 day' AND s IS DISTINCT FROM 'NULL') AS not_the_word,
+  count(*) FILTER (WHERE now() - ts < INTERVAL '2 hours') AS n_2h, count(*) FILTER (WHERE ts = now()) AS n_now,
+  sum(n) FILTER (WHERE NOT (ts <= now() - INTERVAL '3 hours')) AS n_3h,
+  sum(CAST(n AS DOUBLE)) FILTER (WHERE NOT (ts <= now() - INTERVAL '3 hours')) AS x_3h
 FROM events GROUP BY grp;
 
 CREATE FEATURE VIEW totals AS SELECT item,
@@ -79,7 +82,7 @@ FROM events AS e LEFT JOIN shops AS r ON r.grp = e.grp LEFT JOIN items AS i ON i
 WHERE e.ts > now() - INTERVAL '12 hours' GROUP BY r.region;
 
 CREATE FEATURE VIEW faulty AS SELECT grp,
-  sum(100 / n) AS shares, sum(100 / n) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS shares_6h, count(*) AS good
+  sum(n * 1500000000000000000) AS products, sum(100 / n) AS shares, sum(100 / n) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS shares_6h, count(*) AS good
 FROM events GROUP BY grp;";
 
 /// A double as JSON; those that sums and orders stumble over, often.
