@@ -168,12 +168,6 @@ pub fn main() -> ExitCode {
 }
 
 impl Common {
-    /// The checked definitions.
-    pub(crate) fn definitions(&self) -> Result<Definitions, Failure> {
-        let set: BTreeMap<String, String> = self.set.iter().cloned().collect();
-        definition::load(&self.dir, &set).map_err(|e| Failure::Definitions(e.problems))
-    }
-
     /// The checked definitions and their plan.
     pub(crate) fn plan(&self) -> Result<(Definitions, Arc<Plan>), Failure> {
         let set: BTreeMap<String, String> = self.set.iter().cloned().collect();
