@@ -41,6 +41,7 @@ fn full() -> Metrics {
     let metrics = Metrics::new([("user_activity".to_string(), 3)]);
     let source = metrics.source("clicks");
     source.set_info("shop.clicks", "broker");
+    source.reachable.set(1);
     let partition = source.partition(2);
     partition.high.set(120);
     partition.next.raise(100);
