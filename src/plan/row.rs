@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast;
 use super::bind::compile;
 use super::operator::JoinPlan;
 use super::refusal::{LowerError, SHAPE, name_of, refuse};
+use super::temporal::mentions_now;
 use crate::definition::{Definitions, Source, timestamp};
 
 /// A stream or table in `FROM`, under the name that columns are qualified with.
@@ -173,6 +174,10 @@ impl<'a> Row<'a> {
                 let mut conditions: Vec<Expr> = join.on.iter().map(|(l, r)| l.clone().eq(r.clone())).collect();
                 if let Some(filter) = &join.filter {
                     conditions.extend(split_conjunction(filter).into_iter().cloned());
+                }
+                if left && conditions.iter().any(mentions_now) {
+                    let help = "compare it with the event time in WHERE or FILTER";
+                    return refuse("now() may not stand in the condition of a LEFT JOIN", help);
                 }
                 self.add_step(before, left, conditions)
             }
