@@ -153,6 +153,35 @@ fn a_stamp_given_back_gets_the_same_bytes() {
 }
 
 #[test]
+fn a_batch_takes_its_contract_from_query_and_body() {
+    let shop = shop();
+    let check = |query: &str, more: Value, status: u16, want: &str| {
+        let mut body = json!({ "features": ["user_activity:spend"], "entities": { "user_id": [42] } });
+        more.as_object().expect("an object").iter().for_each(|(name, value)| body[name] = value.clone());
+        let reply = shop.post(&format!("/v1/features?{query}"), &body.to_string());
+        assert_eq!(reply.status, status, "{query} {body}: {}", reply.body);
+        assert!(reply.body.contains(want), "{query} {body}: {}", reply.body);
+    };
+    let first = json!({ "epoch": "2026-11-20T21:00:01.000000Z" });
+    check("", json!({}), 200, r#"["13.00"]"#);
+    check("epoch=2026-11-20T21:00:01Z", json!({}), 200, r#"["12.50"]"#);
+    check("as_of=2026-11-20T21:00:01.5Z", json!({}), 200, r#"["12.50"]"#);
+    // The same instant, however it is written.
+    check("epoch=2026-11-20T22:00:01%2B01:00", first.clone(), 200, r#"["12.50"]"#);
+    check("as_of=2026-11-20T21:00:02Z", first.clone(), 200, r#""as_of":"2026-11-20T21:00:02.000000Z""#);
+    check("epoch=2026-11-20T21:00:02Z", first, 400, "epoch is one thing in the query and another in the body");
+    check("min_offset=clicks/0/4", json!({}), 409, r#""next_offset":4"#);
+    check("min_offset=clicks/0/3", json!({ "min_offset": ["clicks/0/3"] }), 200, r#"["13.00"]"#);
+    check("min_offset=clicks/0/3", json!({ "min_offset": "clicks/0/2" }), 400, "min_offset is one thing");
+    check("max_staleness=999%20ms", json!({}), 409, "1.000000 s old");
+    check("max_staleness=1%20s", json!({ "max_staleness": "1000 ms", "wait": "1 ms" }), 200, r#"["13.00"]"#);
+    check("wait=0%20s", json!({ "wait": "1 ms" }), 400, "wait is one thing");
+    check("wait=soon", json!({}), 400, "`soon` is not a value of wait");
+    check("asof=2026-11-20T21:00:01Z", json!({}), 400, "did you mean `as_of`?");
+    check("features=user_activity:spend", json!({}), 400, "there is no `features`");
+}
+
+#[test]
 fn every_problem_says_what_to_do() {
     let shop = shop();
     let check = |method: &str, path: &str, body: &str, status: u16, detail: &str| {

@@ -55,8 +55,8 @@ pub struct Contract {
     pub max_staleness: Option<i64>,
     /// Which records must be reflected.
     pub min_offsets: Vec<MinOffset>,
-    /// How long to wait for it.
-    pub wait: Duration,
+    /// How long to wait for it; not at all if it does not say.
+    pub wait: Option<Duration>,
 }
 
 impl Contract {
@@ -84,7 +84,7 @@ impl Contract {
                 if micros > LONGEST_WAIT {
                     return Err(malformed("it is at most 1 minute"));
                 }
-                self.wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+                self.wait = Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
             }
             "min_offset" => {
                 for part in text.split(',') {
@@ -94,6 +94,44 @@ impl Contract {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Reads a query of nothing but a contract.
+    ///
+    /// # Errors
+    /// As of [`Contract::set`]; a name that is none of [`CONTRACT_FIELDS`].
+    pub fn from_query(plan: &Plan, query: &[(String, String)]) -> Result<Contract, RequestError> {
+        let mut contract = Contract::default();
+        for (name, text) in query {
+            if !contract.set(plan, name, text)? {
+                return Err(unknown_field(name, &[]));
+            }
+        }
+        Ok(contract)
+    }
+
+    /// Adds what another contract says.
+    ///
+    /// # Errors
+    /// Both say something of a field, and not the same.
+    fn merge(&mut self, other: Contract) -> Result<(), RequestError> {
+        fn one<T: PartialEq>(name: &str, own: &mut Option<T>, other: Option<T>) -> Result<(), RequestError> {
+            if own.is_some() && other.is_some() && *own != other {
+                let message = format!("{name} is one thing in the query and another in the body: write it once");
+                return Err(RequestError::Malformed(message));
+            }
+            *own = own.take().or(other);
+            Ok(())
+        }
+        one("epoch", &mut self.stamp.epoch, other.stamp.epoch)?;
+        one("as_of", &mut self.stamp.as_of, other.stamp.as_of)?;
+        one("max_staleness", &mut self.max_staleness, other.max_staleness)?;
+        one("wait", &mut self.wait, other.wait)?;
+        let some = |offsets: Vec<MinOffset>| (!offsets.is_empty()).then_some(offsets);
+        let mut offsets = some(std::mem::take(&mut self.min_offsets));
+        one("min_offset", &mut offsets, some(other.min_offsets))?;
+        self.min_offsets = offsets.unwrap_or_default();
+        Ok(())
     }
 
     /// Nothing but the present is asked for: the answer is in memory, and nobody waits.
@@ -143,11 +181,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the body of `POST /v1/features`.
+    /// Reads the body of `POST /v1/features`; `query`: what the query says already.
     ///
     /// # Errors
-    /// A body of another shape, with what was expected; unknown names.
-    pub fn from_body(online: &Online, body: &[u8]) -> Result<Request, RequestError> {
+    /// A body of another shape, with what was expected; unknown names; a contract other than the query's.
+    pub fn from_body(online: &Online, query: Contract, body: &[u8]) -> Result<Request, RequestError> {
         let body: Value =
             serde_json::from_slice(body).map_err(|e| RequestError::Malformed(format!("the body is not JSON: {e}")))?;
         let Value::Object(body) = body else { return Err(expected("the body", "an object", &body)) };
@@ -172,6 +210,7 @@ impl Request {
                 }
             }
         }
+        contract.merge(query)?;
         let wanted = wanted(plan, &body)?;
         let mut request = Request { views: vec![], columns: vec![], rows: 0, contract };
         for (view, feature) in wanted {
@@ -323,7 +362,7 @@ pub fn answer(
     if contract.is_plain() {
         return Ok(online.lookup(views, contract.stamp)?);
     }
-    let deadline = Instant::now() + contract.wait;
+    let deadline = Instant::now() + contract.wait.unwrap_or_default();
     loop {
         let published = online.cache().published();
         let left = deadline.saturating_duration_since(Instant::now());
