@@ -65,6 +65,10 @@ pub fn format_instant(micros: i64) -> String {
 /// Digits beyond microseconds are cut. `None` if it is not an instant.
 pub fn parse_instant(text: &str) -> Option<i64> {
     let text = text.trim();
+    // A year has four digits; the formats below would take more behind a sign.
+    if text.bytes().take_while(u8::is_ascii_digit).count() != 4 {
+        return None;
+    }
     if let Ok(t) = DateTime::parse_from_rfc3339(text) {
         return Some(floor_micros(t.timestamp(), t.timestamp_subsec_nanos()));
     }
@@ -197,8 +201,18 @@ mod tests {
         check("2013-07-10 22:00:00.5", Some("2013-07-10T22:00:00.500000Z"));
         check("2013-07-10", Some("2013-07-10T00:00:00.000000Z"));
         check("1969-12-31T23:59:59.9999999Z", Some("1969-12-31T23:59:59.999999Z"));
-        check("1714564800", None);
-        check("", None);
+        check("9999-12-31T23:59:59Z", Some("9999-12-31T23:59:59.000000Z"));
+        for wrong in [
+            "1714564800",
+            "",
+            "+12020-01-01T00:00:00Z",
+            "12020-01-01T00:00:00Z",
+            "-0001-01-01",
+            "202-01-01",
+            "+2020-01-01",
+        ] {
+            check(wrong, None);
+        }
     }
 
     #[test]

@@ -147,9 +147,18 @@ fn a_stamp_given_back_gets_the_same_bytes() {
     check("epoch=2026-11-20T21:00:01Z", at(1), at(1), "12.50");
     check("as_of=2026-11-20T21:00:03Z", at(2), at(3), "13.00");
     check("epoch=2026-11-20T21:00:01Z&as_of=2026-11-20T21:00:05Z", at(1), at(5), "12.50");
+    check("epoch=2026-11-20T21:00:02Z&as_of=2026-11-20T21:00:01Z", at(2), at(1), "12.50");
+    check("epoch=2026-11-20T21:00:02Z&as_of=2026-11-20T21:01:00Z", at(2), at(60), "13.00");
     let body =
         json!({ "features": ["user_activity:spend"], "entities": { "user_id": [42] }, "epoch": format_instant(at(1)) });
     assert_eq!(shop.post("/v1/features", &body.to_string()).json()["rows"][0]["values"], json!(["12.50"]));
+    // An event of half a minute from now: who asks about then sees it, and who asks about now still does not.
+    shop.commit(6, &[(42, "be", "cart", Some(1000), 36)]);
+    shop.now(7);
+    for _ in 0..2 {
+        check("epoch=2026-11-20T21:00:06Z&as_of=2026-11-20T21:01:00Z", at(6), at(60), "24.00");
+        check("", at(6), at(7), "14.00");
+    }
 }
 
 #[test]

@@ -390,7 +390,7 @@ fn attempt(
     contract: &Contract,
     published: Published,
 ) -> Result<Attempt, RequestError> {
-    if let Some(unmet) = behind(online, contract)? {
+    if let Some(unmet) = behind(online, contract, &published)? {
         return Ok(Some(Err(unmet)));
     }
     // Asked before the lookup: what was complete by then is in the answer.
@@ -415,20 +415,23 @@ fn attempt(
 }
 
 /// The first record that is to be reflected and is not.
-fn behind(online: &Arc<Online>, contract: &Contract) -> Result<Option<Unmet>, RequestError> {
+fn behind(online: &Arc<Online>, contract: &Contract, published: &Published) -> Result<Option<Unmet>, RequestError> {
     if contract.min_offsets.is_empty() {
         return Ok(None);
     }
     let store = online.cache().store();
-    let (offsets, last) = match stamped(online, contract)? {
-        Some(epoch) => (offsets_at(online, epoch)?, epoch),
-        None => {
+    let (offsets, last) = match contract.stamp {
+        StampRequest { epoch: None, as_of: None } => {
             let offsets = store.offsets().map_err(LookupError::from)?;
             let last = Epoch(store.last_commit().map_err(LookupError::from)?.map_or(0, |c| c.last));
             // Durable is not yet visible.
             let published = online.cache().wait(PUBLISHING, |p| p.epoch >= last.0);
             let shown = Epoch(published.epoch);
             if shown < last { (offsets_at(online, shown)?, shown) } else { (offsets, last) }
+        }
+        stamp => {
+            let (epoch, _) = online.stamp(stamp, published)?;
+            (offsets_at(online, epoch)?, epoch)
         }
     };
     for MinOffset { source, partition, offset } in &contract.min_offsets {
@@ -441,15 +444,6 @@ fn behind(online: &Arc<Online>, contract: &Contract) -> Result<Option<Unmet>, Re
         }
     }
     Ok(None)
-}
-
-/// The epoch that a stamp fixes.
-fn stamped(online: &Online, contract: &Contract) -> Result<Option<Epoch>, LookupError> {
-    Ok(match contract.stamp {
-        StampRequest { epoch: Some(epoch), .. } => Some(epoch),
-        StampRequest { epoch: None, as_of: Some(at) } => Some(online.offline().timeline()?.served(at)),
-        StampRequest { epoch: None, as_of: None } => None,
-    })
 }
 
 /// The offsets of all commits up to an epoch.

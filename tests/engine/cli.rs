@@ -52,7 +52,20 @@ fn wrong_command_lines_exit_with_2() {
         assert!(done.out.is_empty() && !done.err.is_empty(), "{args:?}: {}", done.out);
     }
     good().run("get", "data", &["sums", "1", "--as-of", "yesterday"]).expect(2, &["yesterday"]);
+    good().run("get", "data", &["sums", "1", "--epoch", "1969-01-01T00:00:00Z"]).expect(2, &["before 1970"]);
+    good().run("get", "data", &["sums", "1", "--as-of", "+12020-01-01T00:00:00Z"]).expect(2, &["+12020"]);
     good().run("verify", "data", &["--epoch", "7 o'clock"]).expect(2, &["7 o'clock"]);
+}
+
+#[test]
+fn an_instant_later_than_now_needs_an_epoch() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    let get = |args: &[&str]| deployment.run("get", "data", &[&["sums", "1"], args].concat());
+    let later = ["--as-of", "2999-01-01T00:00:00Z"];
+    get(&later).expect(1, &["later than now", "name an epoch"]);
+    let stamped = [&["--epoch", "2024-01-01T01:00:00Z"], &later[..]].concat();
+    get(&stamped).expect(0, &[r#""as_of":"2999-01-01T00:00:00.000000Z""#, r#""x":5"#]);
 }
 
 #[test]
