@@ -12,7 +12,11 @@ use datafusion::common::ScalarValue;
 use crate::definition::sql_name;
 use crate::fold::columns::group_converter;
 use crate::plan::operator::ViewPlan;
+use crate::source::number::fixed_point;
 use crate::time::parse_instant;
+
+/// A day, in µs.
+const DAY: i64 = 86_400_000_000;
 
 /// A key that does not name an entity of the view.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -180,7 +184,8 @@ fn normal(array: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// A value of a type from its text, as it is written in keys, label files and answers.
+/// A value of a type from its text, as it is written in keys, label files and answers. Nothing is rounded: a text that
+/// says more than the type can hold is no value of it.
 ///
 /// # Errors
 /// [`KeyError::Type`].
@@ -189,20 +194,81 @@ pub fn parse_value(text: &str, column: &str, data_type: &DataType) -> Result<Sca
     let trimmed = text.trim();
     Ok(match data_type {
         DataType::Utf8 => ScalarValue::Utf8(Some(text.to_string())),
-        DataType::Int32 => ScalarValue::Int32(Some(trimmed.parse().map_err(|_| wrong())?)),
-        DataType::Int64 => ScalarValue::Int64(Some(trimmed.parse().map_err(|_| wrong())?)),
+        DataType::Int32 => ScalarValue::Int32(Some(integer(trimmed).ok_or_else(wrong)?)),
+        DataType::Int64 => ScalarValue::Int64(Some(integer(trimmed).ok_or_else(wrong)?)),
+        DataType::Decimal128(precision, scale) => {
+            let unscaled = fixed_point(trimmed.as_bytes(), usize::from(*precision), i32::from(*scale));
+            ScalarValue::Decimal128(Some(unscaled.map_err(|_| wrong())?), *precision, *scale)
+        }
         DataType::Float64 => ScalarValue::Float64(Some(trimmed.parse().map_err(|_| wrong())?)),
         DataType::Boolean => ScalarValue::Boolean(Some(trimmed.parse().map_err(|_| wrong())?)),
         DataType::Timestamp(_, zone) => {
             ScalarValue::TimestampMicrosecond(Some(parse_instant(trimmed).ok_or_else(wrong)?), zone.clone())
         }
+        DataType::Date32 => {
+            let midnight = parse_instant(trimmed).filter(|t| t.rem_euclid(DAY) == 0).ok_or_else(wrong)?;
+            ScalarValue::Date32(Some(i32::try_from(midnight / DAY).map_err(|_| wrong())?))
+        }
         other => {
-            let text = ScalarValue::Utf8(Some(trimmed.to_string()));
-            let value = text.cast_to(other).map_err(|_| wrong())?;
+            let text = match other.is_integer() {
+                true => integer::<i128>(trimmed).ok_or_else(wrong)?.to_string(),
+                false => trimmed.to_string(),
+            };
+            let value = ScalarValue::Utf8(Some(text)).cast_to(other).map_err(|_| wrong())?;
             if value.is_null() {
                 return Err(wrong());
             }
             value
         }
     })
+}
+
+/// `10`, `10.0` and `1e1` are the same, as they are in events.
+fn integer<T: TryFrom<i128>>(text: &str) -> Option<T> {
+    T::try_from(fixed_point(text.as_bytes(), 20, 0).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_value_or_none() {
+        let check = |text: &str, data_type: DataType, want: Option<ScalarValue>| {
+            assert_eq!(parse_value(text, "c", &data_type).ok(), want, "{text} as {data_type}");
+        };
+        let bigint =
+            |text: &str, want: Option<i64>| check(text, DataType::Int64, want.map(|n| ScalarValue::Int64(Some(n))));
+        bigint("42", Some(42));
+        bigint(" 42 ", Some(42));
+        bigint("42.0", Some(42));
+        bigint("1e3", Some(1_000));
+        bigint("-9223372036854775808", Some(i64::MIN));
+        bigint("9007199254740993.0", Some(9_007_199_254_740_993));
+        for wrong in ["1.5", "1e-1", "9223372036854775808", "", "x", "0x10", "1 2", "NaN"] {
+            bigint(wrong, None);
+        }
+        check("1.0", DataType::UInt64, Some(ScalarValue::UInt64(Some(1))));
+        check("-1", DataType::UInt64, None);
+        check("1.0", DataType::Int32, Some(ScalarValue::Int32(Some(1))));
+        check("2147483648", DataType::Int32, None);
+        let decimal = |text: &str, want: Option<i128>| {
+            check(text, DataType::Decimal128(10, 2), want.map(|n| ScalarValue::Decimal128(Some(n), 10, 2)));
+        };
+        decimal("1.5", Some(150));
+        decimal("1.500", Some(150));
+        decimal("15e-1", Some(150));
+        decimal("-0.05", Some(-5));
+        for wrong in ["1.501", "1.495", "100000000", "", "x"] {
+            decimal(wrong, None);
+        }
+        let date =
+            |text: &str, want: Option<i32>| check(text, DataType::Date32, want.map(|n| ScalarValue::Date32(Some(n))));
+        date("2024-10-04", Some(20_000));
+        date("1969-12-31", Some(-1));
+        date("2024-10-04T00:00:00Z", Some(20_000));
+        for wrong in ["2024-10-04T00:00:01Z", "2024-10-04T12:00:00", "2024-10-04T00:00:00+02:00", "2023-02-29", "x"] {
+            date(wrong, None);
+        }
+    }
 }

@@ -2,11 +2,11 @@
 //!
 //! Digits never go through a double on their way to a DECIMAL or an integer. `10.0` and `1e3` are integers; a non-zero
 //! digit beyond the scale, or one too many before it, does not fit. Pure functions of text.
-//! Neighbours: `column` stores what these return; `json`, `csv` and `avro` find the text.
+//! Neighbours: `column` stores what these return; `json`, `csv` and `avro` find the text; keys are read by the same rules.
 
 /// Why a number does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NumberMisfit {
+pub enum NumberMisfit {
     /// The text is no number at all.
     NotANumber,
     /// Non-zero digits beyond the scale.
@@ -29,7 +29,10 @@ const POWERS: [i128; 39] = {
 /// The number in `text` times 10^`scale`, if that is a whole number below 10^`precision` in magnitude.
 ///
 /// `scale` may be negative. Accepts a sign, digits with a point anywhere, and an exponent.
-pub(super) fn fixed_point(text: &[u8], precision: usize, scale: i32) -> Result<i128, NumberMisfit> {
+///
+/// # Errors
+/// [`NumberMisfit`].
+pub fn fixed_point(text: &[u8], precision: usize, scale: i32) -> Result<i128, NumberMisfit> {
     if let Some(found) = plain(text, precision, scale) {
         return Ok(found);
     }
