@@ -69,8 +69,8 @@ pub fn parse_instant(text: &str) -> Option<i64> {
     if text.bytes().take_while(u8::is_ascii_digit).count() != 4 {
         return None;
     }
-    if let Ok(t) = DateTime::parse_from_rfc3339(text) {
-        return Some(floor_micros(t.timestamp(), t.timestamp_subsec_nanos()));
+    if let Some(micros) = parse_rfc3339(text) {
+        return Some(micros);
     }
     for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"] {
         if let Ok(t) = DateTime::parse_from_str(text, format) {
@@ -84,6 +84,14 @@ pub fn parse_instant(text: &str) -> Option<i64> {
     }
     let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
     Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros())
+}
+
+/// Reads an instant as RFC 3339 has it and nothing looser: with a zone, `T`, `t` or a space between date and time. Digits
+/// beyond microseconds are cut. `None` if it is not one.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    // chrono also takes the minus sign that is not ASCII's.
+    let t = DateTime::parse_from_rfc3339(text).ok().filter(|_| text.is_ascii())?;
+    Some(floor_micros(t.timestamp(), t.timestamp_subsec_nanos()))
 }
 
 fn floor_micros(seconds: i64, nanos: u32) -> i64 {
