@@ -19,7 +19,7 @@ use crate::time::{Ask, Clock, Epoch, parse_instant};
 pub(super) struct GetArgs {
     /// The view.
     view: String,
-    /// Entities: the value; for a composite key a=1,b=x or 1,x in declared order.
+    /// Entities: the value; for a composite key a=1,b=x or 1,x in declared order, where "x,y" is one part.
     #[arg(required = true)]
     keys: Vec<String>,
     /// Only these, separated by commas.

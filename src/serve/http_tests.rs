@@ -65,6 +65,9 @@ fn keys_are_found_however_they_are_written() {
     check("/v1/views/by_place/be,42", home.clone(), 3);
     check("/v1/views/by_place/be%2C42", home.clone(), 3);
     check("/v1/views/by_place/user_id=42,place=be", home, 3);
+    let far = json!({ "place": "a/b, c", "user_id": 7 });
+    check("/v1/views/by_place/user_id=7,place=a/b,%20c", far.clone(), 1);
+    check("/v1/views/by_place/%22a/b,%20c%22,7", far, 1);
     check("/v1/views/by_place/xx,42", json!({ "place": "xx", "user_id": 42 }), 0);
     let place = |path: &str| shop.get(path).json()["features"]["price"].clone();
     assert_eq!(place("/v1/views/places/a%2Fb%2C%20c"), place("/v1/views/places/a/b,%20c"));
@@ -209,6 +212,7 @@ fn every_problem_says_what_to_do() {
     get("/v1/views/user_activity/42?features=", 400, "leave it out");
     get("/v1/views/user_activity/x", 400, "`x` is not a value of entity column `user_id`, which is BIGINT");
     get("/v1/views/by_place/be", 400, "has 1 parts");
+    get("/v1/views/by_place/%22be,42", 400, "does not end with one");
     get("/v1/views/user_activity/%FF", 400, "UTF-8");
     get("/v1/views/%FF", 400, "UTF-8");
     get("/v1/views/user_activity/42?asof=2026-11-20", 400, "did you mean `as_of`?");
