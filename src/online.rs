@@ -60,7 +60,7 @@ pub enum LookupError {
         last: Epoch,
     },
     /// The epoch is past and was never one.
-    #[error("epoch {epoch} is not one of this history; the last is {last}")]
+    #[error("no commit ends with epoch {epoch}; name the epoch of an answer; the last is {last}")]
     Gone {
         /// What was asked for.
         epoch: Epoch,
@@ -207,7 +207,7 @@ impl Online {
                     return Err(LookupError::NotYet { epoch, last });
                 }
                 let timeline = self.timeline()?;
-                let Some(visible) = timeline.visible(epoch) else { return Err(LookupError::Gone { epoch, last }) };
+                let Some(visible) = timeline.stamped(epoch) else { return Err(LookupError::Gone { epoch, last }) };
                 Ok((epoch, as_of.unwrap_or(Ask(visible))))
             }
             // What will be served then, nobody knows yet.

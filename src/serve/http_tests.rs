@@ -273,9 +273,18 @@ fn an_epoch_that_never_was_is_gone() {
         (reply.status, reply.json()["detail"].as_str().map(|d| d.contains("not before 1970"))),
         (400, Some(true))
     );
-    // Between two commits: the epoch names the commit that closed it.
-    let between = shop.get("/v1/views/user_activity/42?epoch=2026-11-20T21:00:01.5Z");
-    assert!([200, 410].contains(&between.status), "{}", between.body);
+    let get = |query: &str| shop.get(&format!("/v1/views/user_activity/42?{query}"));
+    for between in ["epoch=2026-11-20T21:00:01.5Z", "epoch=2026-11-20T21:00:00Z&as_of=2026-11-20T21:00:03Z"] {
+        let reply = get(between);
+        assert_eq!(
+            (reply.status, reply.json()["type"].as_str()),
+            (410, Some("urn:headwater:problem:gone")),
+            "{between}"
+        );
+        assert_eq!(get(&format!("{between}&min_offset=clicks/0/99")).status, 410, "{between}");
+    }
+    let before = get("epoch=1970-01-01T00:00:00Z").json();
+    assert_eq!((before["status"].as_str(), &before["epoch"]), (Some("absent"), &json!(format_instant(0))));
 }
 
 #[test]

@@ -137,4 +137,25 @@ fn a_replay_does_not_follow_live_commits() {
     node.feed(slice, ClockKind::Wall).expect("the node takes it");
     node.stop().expect("the node stops");
     deployment.run("replay", "data", &[]).expect(1, &["commits made live", "--data-dir"]);
+    // Both rows are one commit, made live: an epoch in between was never handed out.
+    let between = ["--epoch", "2024-01-01T00:30:00Z"];
+    let get = |args: &[&str]| deployment.run("get", "data", &[&["sums", "1"], args].concat());
+    get(&between).expect(1, &["no commit ends with epoch 2024-01-01T00:30:00.000000Z"]);
+    deployment.run("verify", "data", &between).expect(1, &["no commit ends with epoch"]);
+    let last = ["--epoch", "2024-01-01T01:00:00Z"];
+    get(&last).expect(0, &[r#""x":5"#]);
+    deployment.run("verify", "data", &last).expect(0, &["differing=0"]);
+    deployment.run("verify", "data", &["--epoch", "2025-01-01T00:00:00Z"]).expect(1, &["is not committed"]);
+}
+
+#[test]
+fn every_epoch_of_a_replay_can_be_named() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    let get = |epoch: &str| deployment.run("get", "data", &["sums", "1", "--epoch", epoch]);
+    get("2024-01-01T00:00:00Z").expect(0, &[r#""x":2"#]);
+    get("2024-01-01T00:30:00Z").expect(0, &[r#""x":2"#]);
+    get("2024-01-01T01:00:00Z").expect(0, &[r#""x":5"#]);
+    get("2024-01-01T01:00:01Z").expect(1, &["is not committed yet"]);
+    deployment.run("verify", "data", &["--epoch", "2024-01-01T00:30:00Z"]).expect(0, &["differing=0"]);
 }
