@@ -45,6 +45,20 @@ fn wrong_definitions_exit_with_2() {
 }
 
 #[test]
+fn wrong_settings_exit_with_2() {
+    let deployment = good();
+    deployment.run("check", "data", &[]).expect(0, &["ok: 1 streams"]);
+    for command in ["replay", "run"] {
+        let workers = "`65` is not a value of workers.count: write a whole number from 1 to 64";
+        deployment.run(command, "data", &["--workers", "65"]).expect(2, &[workers]);
+    }
+    deployment.write("./headwater.toml", "[comit]\ntick_ms = 1\n");
+    for command in ["check", "replay", "run"] {
+        deployment.run(command, "data", &[]).expect(2, &["headwater.toml", "did you mean `commit.tick_ms`?"]);
+    }
+}
+
+#[test]
 fn wrong_command_lines_exit_with_2() {
     for args in [&["replay", "--nope"][..], &["replay", "--clock", "wall"], &["nope"], &["get"], &[]] {
         let done = Done::of(Command::new(env!("CARGO_BIN_EXE_headwater")).args(args));
