@@ -6,7 +6,7 @@ use headwater::source::kafka::KafkaSettings;
 use headwater::source::replay::{Replay, ReplayClock, Resume};
 use headwater::state::commit::ClockKind;
 
-use super::support::{Deployment, Done, headwater};
+use super::support::{Deployment, Done, Running, at, headwater, wait_for};
 
 const EVENTS: &str = "CREATE STREAM events (u BIGINT, x BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
 FROM FILE (path = 'events.jsonl', format = 'jsonl');\n";
@@ -172,4 +172,21 @@ fn every_epoch_of_a_replay_can_be_named() {
     get("2024-01-01T01:00:00Z").expect(0, &[r#""x":5"#]);
     get("2024-01-01T01:00:01Z").expect(1, &["is not committed yet"]);
     deployment.run("verify", "data", &["--epoch", "2024-01-01T00:30:00Z"]).expect(0, &["differing=0"]);
+}
+
+#[test]
+fn an_idle_node_is_not_a_stale_one() {
+    let deployment = good();
+    let mut run = deployment.command("run", "data", &["--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off"]);
+    let (_node, address) = Running::serving(&mut run);
+    let get = |query: &str| ureq::get(format!("http://{address}/v1/views/sums/1{query}")).call();
+    let field = |name: &str| {
+        let mut reply = get("").expect("an answer");
+        let body: serde_json::Value = reply.body_mut().read_json().expect("JSON");
+        body[name].as_str().map(at).unwrap_or_else(|| panic!("no {name} in {body}"))
+    };
+    // The file is read to its end, and then nothing comes any more.
+    wait_for("a commit", || (field("epoch") > 0).then_some(()));
+    wait_for("the commit to be two seconds old", || (field("as_of") > field("epoch") + 2_000_000).then_some(()));
+    get("?max_staleness=1%20second&wait=1%20minute").expect("it knows that it has everything");
 }
