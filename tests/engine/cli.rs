@@ -190,3 +190,26 @@ fn an_idle_node_is_not_a_stale_one() {
     wait_for("the commit to be two seconds old", || (field("as_of") > field("epoch") + 2_000_000).then_some(()));
     get("?max_staleness=1%20second&wait=1%20minute").expect("it knows that it has everything");
 }
+
+#[test]
+fn a_refused_record_is_shown_with_every_refusal() {
+    let views = "CREATE FEATURE VIEW tenths AS SELECT u, sum(10 / x) AS t FROM events GROUP BY u;
+CREATE FEATURE VIEW hundredths AS SELECT u, sum(100 / x) AS h FROM events GROUP BY u;\n";
+    let rows = format!("{ROWS}{{\"u\":7,\"x\":0,\"ts\":\"2024-01-01T02:00:00Z\"}}\n{{\"u\":\"x\"}}\n");
+    let deployment = Deployment::new(&[("a.sql", EVENTS), ("b.sql", views), ("./events.jsonl", &rows)]);
+    deployment.run("replay", "data", &[]).expect(0, &["events=3 quarantined=3"]);
+    let quarantine = |args: &[&str]| {
+        let (dir, data) = (deployment.path(""), deployment.path("data"));
+        Done::of(headwater("quarantine").args(args).arg("--dir").arg(dir).arg("--data-dir").arg(data))
+    };
+    let list =
+        ["events 0/2 view=tenths expression: ", "events 0/2 view=hundredths expression: ", "events 0/3 decode: "];
+    quarantine(&["list"]).expect(0, &list);
+    let record =
+        r#"record: {"u":7,"x":0,"ts":"2024-01-01T02:00:00.000000Z","_event_time":"2024-01-01T02:00:00.000000Z""#;
+    let shown = quarantine(&["show", "events", "0/2"]).expect(0, &["view: tenths", "view: hundredths", record]);
+    assert_eq!(shown.out.matches("record: ").count(), 1, "{}", shown.out);
+    assert_eq!(shown.out.matches("reason: expression: ").count(), 2, "{}", shown.out);
+    quarantine(&["show", "events", "0/3"]).expect(0, &["reason: decode: ", r#"record: {"u":"x"}"#]);
+    quarantine(&["show", "events", "0/0"]).expect(1, &["no refused record of `events` at 0/0"]);
+}
