@@ -241,8 +241,8 @@ fn sync(text: &str) -> Result<Sync, String> {
 }
 
 fn workers(text: &str) -> Result<Option<usize>, String> {
-    let fits = text.parse().ok().filter(|n| (1..=256).contains(n));
-    fits.map(Some).ok_or_else(|| "write a whole number from 1 to 256".into())
+    let fits = text.parse().ok().filter(|n| (1..=64).contains(n));
+    fits.map(Some).ok_or_else(|| "write a whole number from 1 to 64".into())
 }
 
 impl Config {
@@ -488,6 +488,12 @@ mod tests {
         check("[kafka]\nbrokers = ' '", &[], &[], "it is empty");
         check("[http\nlisten = 'off'", &[], &[], "headwater.toml: TOML parse error at line 1");
         check("", &[("HEADWATER_WORKERS_COUNT", "0")], &[], "environment variable HEADWATER_WORKERS_COUNT: `0`");
+        check(
+            "",
+            &[],
+            &[("workers.count", "65")],
+            "`65` is not a value of workers.count: write a whole number from 1 to 64",
+        );
         check("", &[("HEADWATER_COMMIT_TICK", "5")], &[], "no setting `commit.tick`; did you mean `commit.tick_ms`?");
         check("", &[], &[("resp.listen", "x:99999")], "the flag for resp.listen: `x:99999`");
     }

@@ -326,6 +326,11 @@ impl Node {
         Ok(self.last_progress)
     }
 
+    /// Is everything fed committed, as of the last [`Node::check`]?
+    pub fn is_drained(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
     /// What has been committed since the start.
     pub fn progress(&self) -> Progress {
         self.last_progress

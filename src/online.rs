@@ -16,7 +16,7 @@ use crate::offline::{Offline, OfflineError, Timeline};
 use crate::plan::Plan;
 use crate::plan::output::Outputs;
 use crate::state::StateError;
-use crate::state::cache::{Cache, Read};
+use crate::state::cache::{Cache, Published, Read};
 use crate::time::{Ask, Clock, Epoch};
 
 /// Why a request has no answer.
@@ -43,8 +43,8 @@ pub enum LookupError {
     /// The key does not name an entity.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The stamp's instant is later than now.
-    #[error("as_of {as_of} is later than now ({now}); leave it out to ask about now")]
+    /// The stamp is an instant later than now, and no epoch.
+    #[error("as_of {as_of} is later than now ({now}); leave it out to ask about now, or name an epoch with it")]
     Future {
         /// What was asked for.
         as_of: Ask,
@@ -60,7 +60,7 @@ pub enum LookupError {
         last: Epoch,
     },
     /// The epoch is past and was never one.
-    #[error("epoch {epoch} is not one of this history; the last is {last}")]
+    #[error("no commit ends with epoch {epoch}; name the epoch of an answer; the last is {last}")]
     Gone {
         /// What was asked for.
         epoch: Epoch,
@@ -180,24 +180,21 @@ impl Online {
     pub fn lookup(&self, requests: &[ViewRequest], stamp: StampRequest) -> Result<Answer, LookupError> {
         let (published, _hold) = self.cache.hold_published();
         let (epoch, as_of) = self.stamp(stamp, &published)?;
+        // A page that has been asked about the future may not know the present any more.
+        let ahead = as_of.0 > self.clock.now().max(published.visible);
         let mut rows = vec![];
         for request in requests {
-            rows.push(self.view_rows(request, epoch, as_of)?);
+            rows.push(self.view_rows(request, epoch, as_of, ahead)?);
         }
         Ok(Answer { epoch, as_of, rows })
     }
 
-    fn stamp(
-        &self,
-        stamp: StampRequest,
-        published: &crate::state::cache::Published,
-    ) -> Result<(Epoch, Ask), LookupError> {
+    /// The stamp that a request asks for.
+    ///
+    /// # Errors
+    /// [`LookupError::Future`], [`LookupError::NotYet`] or [`LookupError::Gone`]: there is none, or not yet.
+    pub fn stamp(&self, stamp: StampRequest, published: &Published) -> Result<(Epoch, Ask), LookupError> {
         let now = self.clock.now();
-        if let Some(as_of) = stamp.as_of
-            && as_of.0 > now
-        {
-            return Err(LookupError::Future { as_of, now: Ask(now) });
-        }
         let last = Epoch(published.epoch);
         match (stamp.epoch, stamp.as_of) {
             (None, None) => {
@@ -210,9 +207,11 @@ impl Online {
                     return Err(LookupError::NotYet { epoch, last });
                 }
                 let timeline = self.timeline()?;
-                let Some(visible) = timeline.visible(epoch) else { return Err(LookupError::Gone { epoch, last }) };
+                let Some(visible) = timeline.stamped(epoch) else { return Err(LookupError::Gone { epoch, last }) };
                 Ok((epoch, as_of.unwrap_or(Ask(visible))))
             }
+            // What will be served then, nobody knows yet.
+            (None, Some(as_of)) if as_of.0 > now => Err(LookupError::Future { as_of, now: Ask(now) }),
             (None, Some(as_of))
                 if as_of.0 >= published.visible && published.next_visible.is_none_or(|v| as_of.0 < v) =>
             {
@@ -226,7 +225,8 @@ impl Online {
         Ok(self.offline.timeline()?)
     }
 
-    fn view_rows(&self, request: &ViewRequest, epoch: Epoch, as_of: Ask) -> Result<Vec<Row>, LookupError> {
+    /// `ahead`: the pages are not to be asked.
+    fn view_rows(&self, request: &ViewRequest, epoch: Epoch, as_of: Ask, ahead: bool) -> Result<Vec<Row>, LookupError> {
         let (codec, outputs) = &self.views[request.view];
         let fold = &self.plan.views[request.view].fold;
         let mut rows = Vec::with_capacity(request.entities.len());
@@ -234,6 +234,7 @@ impl Online {
             let group = codec.group(entity).map_err(compute)?;
             let evaluation = match &group {
                 None => Evaluation::of_nothing(fold),
+                Some(group) if ahead => self.offline.evaluate(request.view, group, epoch, as_of)?,
                 Some(group) => match self.cache.read(request.view, group, epoch.0, as_of.0)? {
                     Read::Answer(answer) => answer,
                     Read::Nothing => Evaluation::of_nothing(fold),

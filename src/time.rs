@@ -65,8 +65,12 @@ pub fn format_instant(micros: i64) -> String {
 /// Digits beyond microseconds are cut. `None` if it is not an instant.
 pub fn parse_instant(text: &str) -> Option<i64> {
     let text = text.trim();
-    if let Ok(t) = DateTime::parse_from_rfc3339(text) {
-        return Some(floor_micros(t.timestamp(), t.timestamp_subsec_nanos()));
+    // A year has four digits; the formats below would take more behind a sign.
+    if text.bytes().take_while(u8::is_ascii_digit).count() != 4 {
+        return None;
+    }
+    if let Some(micros) = parse_rfc3339(text) {
+        return Some(micros);
     }
     for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"] {
         if let Ok(t) = DateTime::parse_from_str(text, format) {
@@ -80,6 +84,14 @@ pub fn parse_instant(text: &str) -> Option<i64> {
     }
     let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
     Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros())
+}
+
+/// Reads an instant as RFC 3339 has it and nothing looser: with a zone, `T`, `t` or a space between date and time. Digits
+/// beyond microseconds are cut. `None` if it is not one.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    // chrono also takes the minus sign that is not ASCII's.
+    let t = DateTime::parse_from_rfc3339(text).ok().filter(|_| text.is_ascii())?;
+    Some(floor_micros(t.timestamp(), t.timestamp_subsec_nanos()))
 }
 
 fn floor_micros(seconds: i64, nanos: u32) -> i64 {
@@ -197,8 +209,18 @@ mod tests {
         check("2013-07-10 22:00:00.5", Some("2013-07-10T22:00:00.500000Z"));
         check("2013-07-10", Some("2013-07-10T00:00:00.000000Z"));
         check("1969-12-31T23:59:59.9999999Z", Some("1969-12-31T23:59:59.999999Z"));
-        check("1714564800", None);
-        check("", None);
+        check("9999-12-31T23:59:59Z", Some("9999-12-31T23:59:59.000000Z"));
+        for wrong in [
+            "1714564800",
+            "",
+            "+12020-01-01T00:00:00Z",
+            "12020-01-01T00:00:00Z",
+            "-0001-01-01",
+            "202-01-01",
+            "+2020-01-01",
+        ] {
+            check(wrong, None);
+        }
     }
 
     #[test]

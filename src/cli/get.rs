@@ -19,13 +19,13 @@ use crate::time::{Ask, Clock, Epoch, parse_instant};
 pub(super) struct GetArgs {
     /// The view.
     view: String,
-    /// Entities: the value; for a composite key a=1,b=x or 1,x in declared order.
+    /// Entities: the value; for a composite key a=1,b=x or 1,x in declared order, where "x,y" is one part.
     #[arg(required = true)]
     keys: Vec<String>,
     /// Only these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     features: Vec<String>,
-    /// The instant asked about, RFC 3339; default now.
+    /// The instant asked about, RFC 3339; default now, or when the epoch became visible.
     #[arg(long)]
     as_of: Option<String>,
     /// The commit to read, as an answer's `epoch` gave it.
@@ -48,10 +48,9 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
         let wrong = || anyhow::anyhow!("{flag} takes an instant such as 2026-11-20T21:00:00.123456Z, not `{text}`");
         parsed.map(Some).ok_or_else(|| Failure::Usage(wrong()))
     };
-    let stamp = StampRequest {
-        epoch: instant(&args.epoch, "--epoch")?.map(|e| Epoch(u64::try_from(e).unwrap_or(0))),
-        as_of: instant(&args.as_of, "--as-of")?.map(Ask),
-    };
+    let epoch = instant(&args.epoch, "--epoch")?.map(u64::try_from).transpose();
+    let epoch = epoch.map_err(|_| Failure::Usage(anyhow::anyhow!("--epoch: no epoch is before 1970")))?.map(Epoch);
+    let stamp = StampRequest { epoch, as_of: instant(&args.as_of, "--as-of")?.map(Ask) };
     let dir = args.common.data_dir();
     let store = Arc::new(Store::open_reader(&dir, &plan)?);
     let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);

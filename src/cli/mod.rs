@@ -43,7 +43,7 @@ enum Command {
     /// Everything at once with no Kafka at hand: an in-process broker, a made-up shop, the shipped dataflows.
     #[command(after_help = "Example:\n  headwater demo --rate 2000")]
     Demo(demo::DemoArgs),
-    /// Parse and type-check the definitions.
+    /// Parse and type-check the definitions, and read headwater.toml.
     #[command(after_help = "Example:\n  headwater check --dir shop --set DATA=data")]
     Check(Common),
     /// Show a view's plan.

@@ -1,8 +1,17 @@
 //! `headwater quarantine list | show`: refused records, with reason, source and offset.
 
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
 use clap::{Args, Subcommand};
+use datafusion::common::ScalarValue;
+use serde_json::Value;
 
 use super::{Common, Outcome, say};
+use crate::offline::{Offline, OfflineError};
+use crate::serve::json::to_json;
+use crate::source::Rejected;
 use crate::state::Store;
 use crate::time::Epoch;
 
@@ -16,7 +25,7 @@ pub(super) struct QuarantineArgs {
 enum Action {
     /// One line each.
     List(Common),
-    /// One of them whole.
+    /// One of them whole: every refusal of it, and the record.
     Show {
         /// The source.
         source: String,
@@ -40,23 +49,60 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
         }
         Action::Show { source, place, common } => {
             let (_, plan) = common.plan()?;
-            let store = Store::open_reader(&common.data_dir(), &plan)?;
-            let mut found = false;
+            let store = Arc::new(Store::open_reader(&common.data_dir(), &plan)?);
+            let of_record = |r: &Rejected| r.source == *source && format!("{}/{}", r.partition, r.offset) == *place;
+            let mut refusals: Vec<Rejected> = vec![];
             for rejected in store.quarantine() {
-                let r = rejected?;
-                if r.source == *source && format!("{}/{}", r.partition, r.offset) == *place {
-                    found = true;
-                    say(format!("epoch: {}\nreason: {}", Epoch(r.epoch), r.reason));
+                refusals.extend(Some(rejected?).filter(of_record));
+            }
+            for r in &refusals {
+                say(format!("epoch: {}", Epoch(r.epoch)));
+                if let Some(view) = &r.view {
+                    say(format!("view: {view}"));
+                }
+                say(format!("reason: {}", r.reason));
+            }
+            let Some(first) = refusals.first() else {
+                return Err(anyhow::anyhow!("no refused record of `{source}` at {place}; see `quarantine list`").into());
+            };
+            match refusals.iter().find(|r| r.view.is_none()) {
+                Some(r) => {
                     if let Some(key) = &r.key {
                         say(format!("key: {}", String::from_utf8_lossy(key)));
                     }
                     say(format!("record: {}", String::from_utf8_lossy(&r.bytes)));
                 }
-            }
-            if !found {
-                return Err(anyhow::anyhow!("no refused record of `{source}` at {place}; see `quarantine list`").into());
+                // What only views refuse is a good row of its source, and in the log.
+                None => {
+                    let offline = Offline::new(Arc::clone(&plan), Arc::clone(&store))?;
+                    if let Some(row) = logged(&offline, source, first.partition, first.offset)? {
+                        say(format!("record: {row}"));
+                    }
+                }
             }
         }
     }
     Ok(())
+}
+
+/// A row of the events log as JSON: the source's columns, then the system's.
+fn logged(offline: &Offline, source: &str, partition: i32, offset: i64) -> Result<Option<Value>, OfflineError> {
+    let Some(source) = offline.plan().source_index(source) else { return Ok(None) };
+    let mut found = None;
+    offline.events(source, offline.timeline()?.last(), &mut |batch| {
+        let column = |name: &str| batch.column_by_name(name).expect("every logged row has its place");
+        let partitions = column("_partition").as_primitive::<Int32Type>().values();
+        let offsets = column("_offset").as_primitive::<Int64Type>().values();
+        let place = partitions.iter().zip(offsets).position(|at| at == (&partition, &offset));
+        found = found.take().or_else(|| place.map(|n| row_json(&batch, n)));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn row_json(batch: &RecordBatch, n: usize) -> Value {
+    let schema = batch.schema();
+    let value = |column| ScalarValue::try_from_array(column, n).map_or(Value::Null, |value| to_json(&value));
+    let cells = schema.fields().iter().zip(batch.columns());
+    cells.map(|(field, column)| (field.name().clone(), value(column))).collect()
 }

@@ -22,9 +22,9 @@ pub(super) struct ReplayArgs {
     /// event: finished history, nothing is late. record: as it would have been served.
     #[arg(long, default_value = "event", value_parser = ["event", "record"])]
     clock: String,
-    /// Timely workers.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    workers: u16,
+    /// Timely workers; default 1.
+    #[arg(long)]
+    workers: Option<String>,
     /// Kafka brokers, where the definitions do not name them.
     #[arg(long)]
     brokers: Option<String>,
@@ -38,11 +38,13 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
         "record" => (ReplayClock::Record, ClockKind::Record),
         _ => (ReplayClock::Event, ClockKind::Event),
     };
-    let kafka = kafka_settings(&settings(&args.common, &[("kafka.brokers", &args.brokers)])?);
+    let flags = [("workers.count", &args.workers), ("kafka.brokers", &args.brokers)];
+    let config = settings(&args.common, &flags)?;
     let started = Instant::now();
-    let workers = Settings { workers: usize::from(args.workers), sync_always: false };
+    let workers = Settings { workers: config.workers.unwrap_or(1), sync_always: false };
     let mut node = Node::start(std::sync::Arc::clone(&plan), &args.common.data_dir(), workers, &Clock::Machine)?;
-    let epochs = replay_into(&mut node, &definitions.dir, clock, kind, &kafka, &AtomicBool::new(false))?;
+    let epochs =
+        replay_into(&mut node, &definitions.dir, clock, kind, &kafka_settings(&config), &AtomicBool::new(false))?;
     let progress = node.stop()?;
     let seconds = started.elapsed().as_secs_f64();
     say(format!(

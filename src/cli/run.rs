@@ -187,7 +187,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
         http.set_ready(true);
         observer.ready(&ready(&node));
     }
-    let outcome = follow(&mut node, &mut live, stop, observer);
+    let outcome = follow(&mut node, &mut live, &clock, stop, observer);
     http.set_ready(false);
     stop.store(true, Ordering::Release);
     servers.stop();
@@ -261,16 +261,23 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
 
 /// Feeds slices until told to stop.
 #[expect(clippy::print_stderr, reason = "an operator reads this")]
-fn follow(node: &mut Node, live: &mut Live, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
+fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
     let mut last = Epoch(node.cache().published().epoch);
     let mut said = std::collections::BTreeMap::new();
     let (mut acknowledged, mut passed) = (Instant::now(), Instant::now());
     while !stop.load(Ordering::Acquire) {
-        if let Some(slice) = live.next_slice(last)? {
+        let begun = clock.now();
+        let slice = live.next_slice(last)?;
+        let nothing_came = slice.is_none();
+        if let Some(slice) = slice {
             last = slice.last.unwrap_or(last);
             node.feed(slice, ClockKind::Wall)?;
         }
         node.check()?;
+        // Nothing came in a whole tick: all that was appended before it is committed.
+        if nothing_came && node.is_drained() && live.is_caught_up() {
+            node.metrics().set_complete(begun);
+        }
         observer.turn(node, live);
         let troubles = live.troubles();
         for (source, why) in troubles.iter().filter(|(s, why)| said.get(*s) != Some(*why)) {

@@ -439,6 +439,7 @@ fn what_cannot_be_asked_says_why() {
     refuse(vec![times()], None, "no column `user_id`, the entity of view `users`");
     refuse(vec![ids(), times(), ("n", ids().1)], None, "have a column `n`");
     refuse(vec![("user_id", text([Some("1"), Some("x")])), times()], None, "row 12, column `user_id`: `x`");
+    refuse(vec![("user_id", text([Some("1e0"), Some("1.5")])), times()], None, "row 12, column `user_id`: `1.5`");
     refuse(vec![("user_id", Arc::new(Float64Array::from(vec![1.0, 1.5]))), times()], None, "`1.5` is not a BIGINT");
     refuse(vec![ids(), ("as_of", text([None, Some("2020-01-01")]))], None, "row 11, column `as_of`: it is empty");
     refuse(vec![ids(), ("as_of", text([Some("2020-01-01"), Some("17")]))], None, "row 12, column `as_of`: `17`");

@@ -77,6 +77,14 @@ impl Timeline {
         Some(epoch.micros().max(before))
     }
 
+    /// From when an epoch that a stamp names was visible; `None` if no answer has named it: live, only the ends of commits
+    /// are handed out, of a replay every epoch.
+    pub fn stamped(&self, epoch: Epoch) -> Option<i64> {
+        let n = self.commits.partition_point(|m| m.last < epoch.0);
+        let named = epoch == Epoch::ZERO || self.commits.get(n).is_some_and(|m| m.own || m.last == epoch.0);
+        if named { self.visible(epoch) } else { None }
+    }
+
     /// The last commit's epoch.
     pub fn last(&self) -> Epoch {
         Epoch(self.commits.last().map_or(0, |m| m.last))
@@ -140,5 +148,9 @@ mod tests {
         assert_eq!(t.visible(Epoch(15)), Some(15));
         assert_eq!(t.visible(Epoch(21)), Some(110));
         assert_eq!(t.visible(Epoch(211)), None);
+        let named = |epoch: u64| t.stamped(Epoch(epoch));
+        assert_eq!([0, 7, 10, 20].map(named), [Some(0), Some(7), Some(10), Some(20)]);
+        assert_eq!([100, 210].map(named), [Some(110), Some(250)]);
+        assert_eq!([21, 99, 101, 209, 211].map(named), [None; 5]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{MatchedPath, Path, Query, Request as HttpRequest, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
@@ -264,16 +264,22 @@ struct EntityPath {
 
 type Parameters = Vec<(String, String)>;
 
+type QueryResult = Result<Query<Parameters>, QueryRejection>;
+
+/// A query's parameters, in order.
+fn parameters(query: QueryResult) -> Result<Parameters, RequestError> {
+    query.map(|Query(query)| query).map_err(|e| RequestError::Malformed(e.body_text()))
+}
+
 async fn entity(
     State(state): Shared,
     uri: Uri,
     path: Result<Path<EntityPath>, PathRejection>,
-    query: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+    query: QueryResult,
 ) -> Response {
     let result = async {
         let path = readable(path)?;
-        let Query(query) = query.map_err(|e| RequestError::Malformed(e.body_text()))?;
-        let read = EntityRead::new(&state.online, &path, &query)?;
+        let read = EntityRead::new(&state.online, &path, &parameters(query)?)?;
         check_ready(&state)?;
         if read.contract.is_plain() {
             return read.respond(&state);
@@ -328,13 +334,14 @@ impl EntityRead {
 
 fn note(response: &mut Response, answer: &Answer, contract: &Contract, start: Instant) {
     response.extensions_mut().insert(Values::of(answer));
-    if !contract.wait.is_zero() {
+    if contract.wait.is_some_and(|wait| !wait.is_zero()) {
         response.extensions_mut().insert(Waited(start.elapsed()));
     }
 }
 
-async fn features(State(state): Shared, uri: Uri, body: Body) -> Response {
+async fn features(State(state): Shared, uri: Uri, query: QueryResult, body: Body) -> Response {
     let result = async {
+        let contract = Contract::from_query(state.online.plan(), &parameters(query)?)?;
         let body = read_body(body, state.body_limit).await?;
         let respond = |request: Request, state: &HttpState| -> Result<Response, RequestError> {
             check_ready(state)?;
@@ -348,9 +355,9 @@ async fn features(State(state): Shared, uri: Uri, body: Body) -> Response {
             Ok(response)
         };
         if body.len() >= LARGE_BODY {
-            return elsewhere(move || respond(Request::from_body(&state.online, &body)?, &state)).await;
+            return elsewhere(move || respond(Request::from_body(&state.online, contract, &body)?, &state)).await;
         }
-        let request = Request::from_body(&state.online, &body)?;
+        let request = Request::from_body(&state.online, contract, &body)?;
         if request.contract.is_plain() && request.rows * request.views.len() <= LARGE_ROWS {
             return respond(request, &state);
         }

@@ -65,6 +65,9 @@ fn keys_are_found_however_they_are_written() {
     check("/v1/views/by_place/be,42", home.clone(), 3);
     check("/v1/views/by_place/be%2C42", home.clone(), 3);
     check("/v1/views/by_place/user_id=42,place=be", home, 3);
+    let far = json!({ "place": "a/b, c", "user_id": 7 });
+    check("/v1/views/by_place/user_id=7,place=a/b,%20c", far.clone(), 1);
+    check("/v1/views/by_place/%22a/b,%20c%22,7", far, 1);
     check("/v1/views/by_place/xx,42", json!({ "place": "xx", "user_id": 42 }), 0);
     let place = |path: &str| shop.get(path).json()["features"]["price"].clone();
     assert_eq!(place("/v1/views/places/a%2Fb%2C%20c"), place("/v1/views/places/a/b,%20c"));
@@ -147,9 +150,47 @@ fn a_stamp_given_back_gets_the_same_bytes() {
     check("epoch=2026-11-20T21:00:01Z", at(1), at(1), "12.50");
     check("as_of=2026-11-20T21:00:03Z", at(2), at(3), "13.00");
     check("epoch=2026-11-20T21:00:01Z&as_of=2026-11-20T21:00:05Z", at(1), at(5), "12.50");
+    check("epoch=2026-11-20T21:00:02Z&as_of=2026-11-20T21:00:01Z", at(2), at(1), "12.50");
+    check("epoch=2026-11-20T21:00:02Z&as_of=2026-11-20T21:01:00Z", at(2), at(60), "13.00");
     let body =
         json!({ "features": ["user_activity:spend"], "entities": { "user_id": [42] }, "epoch": format_instant(at(1)) });
     assert_eq!(shop.post("/v1/features", &body.to_string()).json()["rows"][0]["values"], json!(["12.50"]));
+    // An event of half a minute from now: who asks about then sees it, and who asks about now still does not.
+    shop.commit(6, &[(42, "be", "cart", Some(1000), 36)]);
+    shop.now(7);
+    for _ in 0..2 {
+        check("epoch=2026-11-20T21:00:06Z&as_of=2026-11-20T21:01:00Z", at(6), at(60), "24.00");
+        check("", at(6), at(7), "14.00");
+    }
+}
+
+#[test]
+fn a_batch_takes_its_contract_from_query_and_body() {
+    let shop = shop();
+    let check = |query: &str, more: Value, status: u16, want: &str| {
+        let mut body = json!({ "features": ["user_activity:spend"], "entities": { "user_id": [42] } });
+        more.as_object().expect("an object").iter().for_each(|(name, value)| body[name] = value.clone());
+        let reply = shop.post(&format!("/v1/features?{query}"), &body.to_string());
+        assert_eq!(reply.status, status, "{query} {body}: {}", reply.body);
+        assert!(reply.body.contains(want), "{query} {body}: {}", reply.body);
+    };
+    let first = json!({ "epoch": "2026-11-20T21:00:01.000000Z" });
+    check("", json!({}), 200, r#"["13.00"]"#);
+    check("epoch=2026-11-20T21:00:01Z", json!({}), 200, r#"["12.50"]"#);
+    check("as_of=2026-11-20T21:00:01.5Z", json!({}), 200, r#"["12.50"]"#);
+    // The same instant, however it is written.
+    check("epoch=2026-11-20T22:00:01%2B01:00", first.clone(), 200, r#"["12.50"]"#);
+    check("as_of=2026-11-20T21:00:02Z", first.clone(), 200, r#""as_of":"2026-11-20T21:00:02.000000Z""#);
+    check("epoch=2026-11-20T21:00:02Z", first, 400, "epoch is one thing in the query and another in the body");
+    check("min_offset=clicks/0/4", json!({}), 409, r#""next_offset":4"#);
+    check("min_offset=clicks/0/3", json!({ "min_offset": ["clicks/0/3"] }), 200, r#"["13.00"]"#);
+    check("min_offset=clicks/0/3", json!({ "min_offset": "clicks/0/2" }), 400, "min_offset is one thing");
+    check("max_staleness=999%20ms", json!({}), 409, "1.000000 s old");
+    check("max_staleness=1%20s", json!({ "max_staleness": "1000 ms", "wait": "1 ms" }), 200, r#"["13.00"]"#);
+    check("wait=0%20s", json!({ "wait": "1 ms" }), 400, "wait is one thing");
+    check("wait=soon", json!({}), 400, "`soon` is not a value of wait");
+    check("asof=2026-11-20T21:00:01Z", json!({}), 400, "did you mean `as_of`?");
+    check("features=user_activity:spend", json!({}), 400, "there is no `features`");
 }
 
 #[test]
@@ -171,6 +212,7 @@ fn every_problem_says_what_to_do() {
     get("/v1/views/user_activity/42?features=", 400, "leave it out");
     get("/v1/views/user_activity/x", 400, "`x` is not a value of entity column `user_id`, which is BIGINT");
     get("/v1/views/by_place/be", 400, "has 1 parts");
+    get("/v1/views/by_place/%22be,42", 400, "does not end with one");
     get("/v1/views/user_activity/%FF", 400, "UTF-8");
     get("/v1/views/%FF", 400, "UTF-8");
     get("/v1/views/user_activity/42?asof=2026-11-20", 400, "did you mean `as_of`?");
@@ -231,9 +273,18 @@ fn an_epoch_that_never_was_is_gone() {
         (reply.status, reply.json()["detail"].as_str().map(|d| d.contains("not before 1970"))),
         (400, Some(true))
     );
-    // Between two commits: the epoch names the commit that closed it.
-    let between = shop.get("/v1/views/user_activity/42?epoch=2026-11-20T21:00:01.5Z");
-    assert!([200, 410].contains(&between.status), "{}", between.body);
+    let get = |query: &str| shop.get(&format!("/v1/views/user_activity/42?{query}"));
+    for between in ["epoch=2026-11-20T21:00:01.5Z", "epoch=2026-11-20T21:00:00Z&as_of=2026-11-20T21:00:03Z"] {
+        let reply = get(between);
+        assert_eq!(
+            (reply.status, reply.json()["type"].as_str()),
+            (410, Some("urn:headwater:problem:gone")),
+            "{between}"
+        );
+        assert_eq!(get(&format!("{between}&min_offset=clicks/0/99")).status, 410, "{between}");
+    }
+    let before = get("epoch=1970-01-01T00:00:00Z").json();
+    assert_eq!((before["status"].as_str(), &before["epoch"]), (Some("absent"), &json!(format_instant(0))));
 }
 
 #[test]

@@ -122,13 +122,13 @@ pub fn from_json(value: &Value, column: &str, data_type: &DataType) -> Result<Sc
             Ok(ScalarValue::Binary(Some(STANDARD.decode(text).map_err(|_| wrong())?)))
         }
         Value::String(text) => parse_value(text, column, data_type),
-        Value::Number(number) => match number.as_f64() {
-            // `42.0` is how some clients write 42; beyond 2^53 a double no longer says which number it was.
-            Some(x) if number.is_f64() && data_type.is_integer() && x.fract() == 0.0 && x.abs() < 9.0e15 => {
-                parse_value(&x.to_string(), column, data_type)
-            }
-            _ => parse_value(&number.to_string(), column, data_type),
-        },
+        // Beyond 2^53 a double no longer says which number it was.
+        Value::Number(number)
+            if number.is_f64() && data_type.is_integer() && number.as_f64().is_none_or(|x| x.abs() >= 9.0e15) =>
+        {
+            Err(wrong())
+        }
+        Value::Number(number) => parse_value(&number.to_string(), column, data_type),
         Value::Bool(truth) => parse_value(&truth.to_string(), column, data_type),
         Value::Array(_) | Value::Object(_) => Err(wrong()),
     }
@@ -274,7 +274,10 @@ mod tests {
         check("\"42\"", &DataType::Int64, int(42));
         check("42.0", &DataType::Int64, int(42));
         check("-9223372036854775808", &DataType::Int64, int(i64::MIN));
+        check("\"42.0\"", &DataType::Int64, int(42));
+        check("1e3", &DataType::Int64, int(1_000));
         check("42.5", &DataType::Int64, None);
+        check("9007199254740993.0", &DataType::Int64, None);
         check("9223372036854775808", &DataType::Int64, None);
         check("1e300", &DataType::Int64, None);
         check("\"x\"", &DataType::Int64, None);
@@ -288,6 +291,8 @@ mod tests {
         check("\"NaN\"", &DataType::Float64, Some(ScalarValue::Float64(Some(f64::NAN))));
         check("\"12.5\"", &DataType::Decimal128(12, 2), Some(ScalarValue::Decimal128(Some(1250), 12, 2)));
         check("12.5", &DataType::Decimal128(12, 2), Some(ScalarValue::Decimal128(Some(1250), 12, 2)));
+        check("12.501", &DataType::Decimal128(12, 2), None);
+        check("\"12.501\"", &DataType::Decimal128(12, 2), None);
         check("\"2024-10-04\"", &DataType::Date32, Some(ScalarValue::Date32(Some(20_000))));
         let instant = Some(ScalarValue::TimestampMicrosecond(Some(1), None));
         check("\"1970-01-01T00:00:00.000001Z\"", &timestamp(), instant);

@@ -55,8 +55,8 @@ pub struct Contract {
     pub max_staleness: Option<i64>,
     /// Which records must be reflected.
     pub min_offsets: Vec<MinOffset>,
-    /// How long to wait for it.
-    pub wait: Duration,
+    /// How long to wait for it; not at all if it does not say.
+    pub wait: Option<Duration>,
 }
 
 impl Contract {
@@ -84,7 +84,7 @@ impl Contract {
                 if micros > LONGEST_WAIT {
                     return Err(malformed("it is at most 1 minute"));
                 }
-                self.wait = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+                self.wait = Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
             }
             "min_offset" => {
                 for part in text.split(',') {
@@ -94,6 +94,44 @@ impl Contract {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Reads a query of nothing but a contract.
+    ///
+    /// # Errors
+    /// As of [`Contract::set`]; a name that is none of [`CONTRACT_FIELDS`].
+    pub fn from_query(plan: &Plan, query: &[(String, String)]) -> Result<Contract, RequestError> {
+        let mut contract = Contract::default();
+        for (name, text) in query {
+            if !contract.set(plan, name, text)? {
+                return Err(unknown_field(name, &[]));
+            }
+        }
+        Ok(contract)
+    }
+
+    /// Adds what another contract says.
+    ///
+    /// # Errors
+    /// Both say something of a field, and not the same.
+    fn merge(&mut self, other: Contract) -> Result<(), RequestError> {
+        fn one<T: PartialEq>(name: &str, own: &mut Option<T>, other: Option<T>) -> Result<(), RequestError> {
+            if own.is_some() && other.is_some() && *own != other {
+                let message = format!("{name} is one thing in the query and another in the body: write it once");
+                return Err(RequestError::Malformed(message));
+            }
+            *own = own.take().or(other);
+            Ok(())
+        }
+        one("epoch", &mut self.stamp.epoch, other.stamp.epoch)?;
+        one("as_of", &mut self.stamp.as_of, other.stamp.as_of)?;
+        one("max_staleness", &mut self.max_staleness, other.max_staleness)?;
+        one("wait", &mut self.wait, other.wait)?;
+        let some = |offsets: Vec<MinOffset>| (!offsets.is_empty()).then_some(offsets);
+        let mut offsets = some(std::mem::take(&mut self.min_offsets));
+        one("min_offset", &mut offsets, some(other.min_offsets))?;
+        self.min_offsets = offsets.unwrap_or_default();
+        Ok(())
     }
 
     /// Nothing but the present is asked for: the answer is in memory, and nobody waits.
@@ -143,11 +181,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the body of `POST /v1/features`.
+    /// Reads the body of `POST /v1/features`; `query`: what the query says already.
     ///
     /// # Errors
-    /// A body of another shape, with what was expected; unknown names.
-    pub fn from_body(online: &Online, body: &[u8]) -> Result<Request, RequestError> {
+    /// A body of another shape, with what was expected; unknown names; a contract other than the query's.
+    pub fn from_body(online: &Online, query: Contract, body: &[u8]) -> Result<Request, RequestError> {
         let body: Value =
             serde_json::from_slice(body).map_err(|e| RequestError::Malformed(format!("the body is not JSON: {e}")))?;
         let Value::Object(body) = body else { return Err(expected("the body", "an object", &body)) };
@@ -172,6 +210,7 @@ impl Request {
                 }
             }
         }
+        contract.merge(query)?;
         let wanted = wanted(plan, &body)?;
         let mut request = Request { views: vec![], columns: vec![], rows: 0, contract };
         for (view, feature) in wanted {
@@ -323,7 +362,7 @@ pub fn answer(
     if contract.is_plain() {
         return Ok(online.lookup(views, contract.stamp)?);
     }
-    let deadline = Instant::now() + contract.wait;
+    let deadline = Instant::now() + contract.wait.unwrap_or_default();
     loop {
         let published = online.cache().published();
         let left = deadline.saturating_duration_since(Instant::now());
@@ -351,7 +390,7 @@ fn attempt(
     contract: &Contract,
     published: Published,
 ) -> Result<Attempt, RequestError> {
-    if let Some(unmet) = behind(online, contract)? {
+    if let Some(unmet) = behind(online, contract, &published)? {
         return Ok(Some(Err(unmet)));
     }
     // Asked before the lookup: what was complete by then is in the answer.
@@ -376,20 +415,23 @@ fn attempt(
 }
 
 /// The first record that is to be reflected and is not.
-fn behind(online: &Arc<Online>, contract: &Contract) -> Result<Option<Unmet>, RequestError> {
+fn behind(online: &Arc<Online>, contract: &Contract, published: &Published) -> Result<Option<Unmet>, RequestError> {
     if contract.min_offsets.is_empty() {
         return Ok(None);
     }
     let store = online.cache().store();
-    let (offsets, last) = match stamped(online, contract)? {
-        Some(epoch) => (offsets_at(online, epoch)?, epoch),
-        None => {
+    let (offsets, last) = match contract.stamp {
+        StampRequest { epoch: None, as_of: None } => {
             let offsets = store.offsets().map_err(LookupError::from)?;
             let last = Epoch(store.last_commit().map_err(LookupError::from)?.map_or(0, |c| c.last));
             // Durable is not yet visible.
             let published = online.cache().wait(PUBLISHING, |p| p.epoch >= last.0);
             let shown = Epoch(published.epoch);
             if shown < last { (offsets_at(online, shown)?, shown) } else { (offsets, last) }
+        }
+        stamp => {
+            let (epoch, _) = online.stamp(stamp, published)?;
+            (offsets_at(online, epoch)?, epoch)
         }
     };
     for MinOffset { source, partition, offset } in &contract.min_offsets {
@@ -402,15 +444,6 @@ fn behind(online: &Arc<Online>, contract: &Contract) -> Result<Option<Unmet>, Re
         }
     }
     Ok(None)
-}
-
-/// The epoch that a stamp fixes.
-fn stamped(online: &Online, contract: &Contract) -> Result<Option<Epoch>, LookupError> {
-    Ok(match contract.stamp {
-        StampRequest { epoch: Some(epoch), .. } => Some(epoch),
-        StampRequest { epoch: None, as_of: Some(at) } => Some(online.offline().timeline()?.served(at)),
-        StampRequest { epoch: None, as_of: None } => None,
-    })
 }
 
 /// The offsets of all commits up to an epoch.

@@ -62,6 +62,10 @@ fn text_times_and_arrays() {
     check_value("BOOLEAN", "true", Ok("true"));
     check_value("BOOLEAN", "1", Err("expected BOOLEAN, found the number 1"));
     check_value("TIMESTAMP", "\"2024-05-01T12:00:00.5+02:00\"", Ok("2024-05-01T10:00:00.500"));
+    for text in ["2024-05-01", "2024-05-01T12:00:00", "2024-05-01T12:00:00Z "] {
+        let why = format!("expected TIMESTAMP, found the text {text:?}");
+        check_value("TIMESTAMP", &format!("{text:?}"), Err(&why));
+    }
     check_value("TIMESTAMP", "\"yesterday\"", Err("expected TIMESTAMP, found the text \"yesterday\""));
     let unit = "1714564800 is a number, and TIMESTAMP takes RFC 3339 text; declare the column BIGINT and write, for \
                 milliseconds, EVENT TIME to_timestamp_millis(column)";

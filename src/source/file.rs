@@ -15,6 +15,9 @@ use super::decode::{Decoded, Decoder, DecoderError};
 use crate::definition::{Connector, Format, Source};
 use crate::time::Epoch;
 
+/// How every gzip file begins.
+const GZIP: [u8; 2] = [0x1F, 0x8B];
+
 /// A file that cannot be read. Bad records are no error: they are refused one by one.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -182,8 +185,14 @@ fn unpacked(path: &Path) -> std::io::Result<Box<dyn BufRead + Send>> {
         return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a directory"));
     }
     let raw: Box<dyn Read + Send> = match path.extension().and_then(|e| e.to_str()) {
-        // Files that were appended to have several members.
-        Some("gz") => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file))),
+        Some("gz") => {
+            let mut packed = BufReader::with_capacity(BUFFER, file);
+            if !packed.fill_buf()?.starts_with(&GZIP) {
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not gzip"));
+            }
+            // Files that were appended to have several members.
+            Box::new(MultiGzDecoder::new(packed))
+        }
         Some("zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
         _ => Box::new(file),
     };

@@ -81,7 +81,12 @@ fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
     dir.write("cut.jsonl.gz", &packed[..packed.len() / 2]);
     check("cut.jsonl.gz", "cannot read '");
     dir.write("nonsense.jsonl.gz", "this is not gzip");
-    check("nonsense.jsonl.gz", "cannot read '");
+    check("nonsense.jsonl.gz", "cannot open '");
+    dir.write("nothing.jsonl.gz", "");
+    for name in ["nonsense.jsonl.gz", "nothing.jsonl.gz"] {
+        let error = read(&dir, &jsonl(name), 0).expect_err("not readable");
+        assert!(crate::diagnostic::spoken(&error).ends_with("it is not gzip"), "{error}");
+    }
     let mut damaged = zstd::encode_all(numbers.as_bytes(), 1).expect("packed");
     let middle = damaged.len() / 2;
     damaged.truncate(middle);

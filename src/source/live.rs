@@ -279,6 +279,20 @@ impl Live {
         })
     }
 
+    /// Is everything read that there is, as far as the brokers have told? False while a topic cannot be read.
+    pub fn is_caught_up(&self) -> bool {
+        let at_end = |topic: &Topic| {
+            let Some(reader) = topic.reader.as_ref().filter(|r| topic.trouble.is_none() && r.trouble().is_none())
+            else {
+                return false;
+            };
+            reader.pending() == 0
+                && reader.positions().iter().all(|(p, next)| reader.end(*p).is_some_and(|end| *next >= end))
+        };
+        // A file that is read to its end is not kept.
+        self.files.is_empty() && self.topics.iter().all(at_end)
+    }
+
     /// How every assigned partition stands.
     pub fn partitions(&self) -> Vec<PartitionState> {
         let mut states = vec![];

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod file;
 pub mod kafka;
 pub mod live;
+pub mod number;
 pub mod replay;
 
 mod assemble;
@@ -18,7 +19,6 @@ mod constraint;
 mod csv;
 mod json;
 mod lane;
-mod number;
 #[cfg(test)]
 mod testing;
 

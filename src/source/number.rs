@@ -2,11 +2,11 @@
 //!
 //! Digits never go through a double on their way to a DECIMAL or an integer. `10.0` and `1e3` are integers; a non-zero
 //! digit beyond the scale, or one too many before it, does not fit. Pure functions of text.
-//! Neighbours: `column` stores what these return; `json`, `csv` and `avro` find the text.
+//! Neighbours: `column` stores what these return; `json`, `csv` and `avro` find the text; keys are read by the same rules.
 
 /// Why a number does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NumberMisfit {
+pub enum NumberMisfit {
     /// The text is no number at all.
     NotANumber,
     /// Non-zero digits beyond the scale.
@@ -29,7 +29,10 @@ const POWERS: [i128; 39] = {
 /// The number in `text` times 10^`scale`, if that is a whole number below 10^`precision` in magnitude.
 ///
 /// `scale` may be negative. Accepts a sign, digits with a point anywhere, and an exponent.
-pub(super) fn fixed_point(text: &[u8], precision: usize, scale: i32) -> Result<i128, NumberMisfit> {
+///
+/// # Errors
+/// [`NumberMisfit`].
+pub fn fixed_point(text: &[u8], precision: usize, scale: i32) -> Result<i128, NumberMisfit> {
     if let Some(found) = plain(text, precision, scale) {
         return Ok(found);
     }
@@ -136,9 +139,10 @@ pub(super) fn double(text: &str) -> Result<f64, NumberMisfit> {
     if value.is_finite() { Ok(value) } else { Err(NumberMisfit::TooLarge) }
 }
 
-/// Microseconds since 1970-01-01 UTC of RFC 3339 text; digits beyond microseconds are cut.
+/// Microseconds since 1970-01-01 UTC of RFC 3339 text; digits beyond microseconds are cut. A text without a zone is no
+/// instant: whose midnight it means, nobody knows.
 pub(super) fn instant(text: &str) -> Option<i64> {
-    zulu(text.as_bytes()).or_else(|| crate::time::parse_instant(text))
+    zulu(text.as_bytes()).or_else(|| crate::time::parse_rfc3339(text))
 }
 
 /// Days since 1970-01-01 of `YYYY-MM-DD`.
@@ -249,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_fast_reader_of_instants_agrees_with_the_general_one() {
-        let general = |text: &str| crate::time::parse_instant(text);
+        let general = |text: &str| crate::time::parse_rfc3339(text);
         for text in [
             "2013-07-10T22:00:00Z",
             "2013-07-10T22:00:00.5Z",
@@ -268,9 +272,53 @@ mod tests {
             assert_eq!(zulu(text.as_bytes()), None, "{text}");
             assert_eq!(general(text), None, "{text}");
         }
-        for days in (-800_000..800_000).step_by(997) {
+        // From year 0 to year 9999.
+        for days in (-719_528..2_932_896).step_by(997) {
             let text = crate::time::format_instant(days * 86_400_000_000);
             assert_eq!(instant(&text), Some(days * 86_400_000_000), "{text}");
+        }
+    }
+
+    #[test]
+    fn instants_have_a_zone_and_no_blanks() {
+        let noon = Some(1_714_564_800_000_000);
+        for text in [
+            "2024-05-01T12:00:00Z",
+            "2024-05-01T12:00:00z",
+            "2024-05-01t12:00:00Z",
+            "2024-05-01 12:00:00.000Z",
+            "2024-05-01T12:00:00.00000000000000Z",
+            "2024-05-01T12:00:00.0000009Z",
+            "2024-05-01T14:00:00+02:00",
+            "2024-05-01 06:30:00-05:30",
+            "2024-05-01T12:00:00-00:00",
+            "2024-05-01T11:59:60Z",
+        ] {
+            assert_eq!(instant(text), noon, "{text}");
+        }
+        for text in [
+            "2024-05-01",
+            "2024-05-01T12:00:00",
+            "2024-05-01T12:00Z",
+            "2024-05-01T12:00:00-08",
+            "2024-05-01T12:00:00+0100",
+            "2024-05-01T12:00:00+24:00",
+            "2024-05-01T12:00:00\u{2212}08:00",
+            "2024-05-01T12:00:00 UTC",
+            "2024-05-01T12:00:00 Z",
+            "2024-05-01T12:00:00.Z",
+            "2024-5-1T12:00:00Z",
+            "2024-05-01  12:00:00Z",
+            "2024-05-01_12:00:00Z",
+            "2024-05-01T12:00:00Z ",
+            " 2024-05-01T12:00:00Z",
+            "12024-05-01T12:00:00Z",
+            "+12024-05-01T12:00:00Z",
+            "-2024-05-01T12:00:00Z",
+            "1714564800",
+            "",
+        ] {
+            assert_eq!(instant(text), None, "{text}");
         }
     }
 

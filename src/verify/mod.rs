@@ -69,6 +69,14 @@ pub enum VerifyError {
         /// What there is.
         last: Epoch,
     },
+    /// The asked epoch is past, and no commit's.
+    #[error("no commit ends with epoch {epoch}; name the epoch of an answer; the last is {last}")]
+    Unknown {
+        /// What was asked for.
+        epoch: Epoch,
+        /// What there is.
+        last: Epoch,
+    },
 }
 
 /// What to verify.
@@ -165,7 +173,12 @@ impl Verifier<'_> {
         let timeline = self.offline.timeline()?;
         let last = timeline.last();
         let epoch = request.epoch.unwrap_or(last);
-        let Some(visible) = timeline.visible(epoch) else { return Err(VerifyError::NotCommitted { epoch, last }) };
+        let Some(visible) = timeline.stamped(epoch) else {
+            return Err(match epoch > last {
+                true => VerifyError::NotCommitted { epoch, last },
+                false => VerifyError::Unknown { epoch, last },
+            });
+        };
         let mut rng = StdRng::seed_from_u64(request.seed);
         let planned = &self.plan.views[view];
         let mut report = Report { view: planned.plan.name.clone(), ..Report::default() };

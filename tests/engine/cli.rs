@@ -6,7 +6,7 @@ use headwater::source::kafka::KafkaSettings;
 use headwater::source::replay::{Replay, ReplayClock, Resume};
 use headwater::state::commit::ClockKind;
 
-use super::support::{Deployment, Done, headwater};
+use super::support::{Deployment, Done, Running, at, headwater, wait_for};
 
 const EVENTS: &str = "CREATE STREAM events (u BIGINT, x BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
 FROM FILE (path = 'events.jsonl', format = 'jsonl');\n";
@@ -60,6 +60,20 @@ fn wrong_definitions_exit_with_2() {
 }
 
 #[test]
+fn wrong_settings_exit_with_2() {
+    let deployment = good();
+    deployment.run("check", "data", &[]).expect(0, &["ok: 1 streams"]);
+    for command in ["replay", "run"] {
+        let workers = "`65` is not a value of workers.count: write a whole number from 1 to 64";
+        deployment.run(command, "data", &["--workers", "65"]).expect(2, &[workers]);
+    }
+    deployment.write("./headwater.toml", "[comit]\ntick_ms = 1\n");
+    for command in ["check", "replay", "run"] {
+        deployment.run(command, "data", &[]).expect(2, &["headwater.toml", "did you mean `commit.tick_ms`?"]);
+    }
+}
+
+#[test]
 fn wrong_command_lines_exit_with_2() {
     for args in [&["replay", "--nope"][..], &["replay", "--clock", "wall"], &["nope"], &["get"], &[]] {
         let done = Done::of(Command::new(env!("CARGO_BIN_EXE_headwater")).args(args));
@@ -67,7 +81,20 @@ fn wrong_command_lines_exit_with_2() {
         assert!(done.out.is_empty() && !done.err.is_empty(), "{args:?}: {}", done.out);
     }
     good().run("get", "data", &["sums", "1", "--as-of", "yesterday"]).expect(2, &["yesterday"]);
+    good().run("get", "data", &["sums", "1", "--epoch", "1969-01-01T00:00:00Z"]).expect(2, &["before 1970"]);
+    good().run("get", "data", &["sums", "1", "--as-of", "+12020-01-01T00:00:00Z"]).expect(2, &["+12020"]);
     good().run("verify", "data", &["--epoch", "7 o'clock"]).expect(2, &["7 o'clock"]);
+}
+
+#[test]
+fn an_instant_later_than_now_needs_an_epoch() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    let get = |args: &[&str]| deployment.run("get", "data", &[&["sums", "1"], args].concat());
+    let later = ["--as-of", "2999-01-01T00:00:00Z"];
+    get(&later).expect(1, &["later than now", "name an epoch"]);
+    let stamped = [&["--epoch", "2024-01-01T01:00:00Z"], &later[..]].concat();
+    get(&stamped).expect(0, &[r#""as_of":"2999-01-01T00:00:00.000000Z""#, r#""x":5"#]);
 }
 
 #[test]
@@ -139,4 +166,65 @@ fn a_replay_does_not_follow_live_commits() {
     node.feed(slice, ClockKind::Wall).expect("the node takes it");
     node.stop().expect("the node stops");
     deployment.run("replay", "data", &[]).expect(1, &["commits made live", "--data-dir"]);
+    // Both rows are one commit, made live: an epoch in between was never handed out.
+    let between = ["--epoch", "2024-01-01T00:30:00Z"];
+    let get = |args: &[&str]| deployment.run("get", "data", &[&["sums", "1"], args].concat());
+    get(&between).expect(1, &["no commit ends with epoch 2024-01-01T00:30:00.000000Z"]);
+    deployment.run("verify", "data", &between).expect(1, &["no commit ends with epoch"]);
+    let last = ["--epoch", "2024-01-01T01:00:00Z"];
+    get(&last).expect(0, &[r#""x":5"#]);
+    deployment.run("verify", "data", &last).expect(0, &["differing=0"]);
+    deployment.run("verify", "data", &["--epoch", "2025-01-01T00:00:00Z"]).expect(1, &["is not committed"]);
+}
+
+#[test]
+fn every_epoch_of_a_replay_can_be_named() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    let get = |epoch: &str| deployment.run("get", "data", &["sums", "1", "--epoch", epoch]);
+    get("2024-01-01T00:00:00Z").expect(0, &[r#""x":2"#]);
+    get("2024-01-01T00:30:00Z").expect(0, &[r#""x":2"#]);
+    get("2024-01-01T01:00:00Z").expect(0, &[r#""x":5"#]);
+    get("2024-01-01T01:00:01Z").expect(1, &["is not committed yet"]);
+    deployment.run("verify", "data", &["--epoch", "2024-01-01T00:30:00Z"]).expect(0, &["differing=0"]);
+}
+
+#[test]
+fn an_idle_node_is_not_a_stale_one() {
+    let deployment = good();
+    let mut run = deployment.command("run", "data", &["--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off"]);
+    let (_node, address) = Running::serving(&mut run);
+    let get = |query: &str| ureq::get(format!("http://{address}/v1/views/sums/1{query}")).call();
+    let field = |name: &str| {
+        let mut reply = get("").expect("an answer");
+        let body: serde_json::Value = reply.body_mut().read_json().expect("JSON");
+        body[name].as_str().map(at).unwrap_or_else(|| panic!("no {name} in {body}"))
+    };
+    // The file is read to its end, and then nothing comes any more.
+    wait_for("a commit", || (field("epoch") > 0).then_some(()));
+    wait_for("the commit to be two seconds old", || (field("as_of") > field("epoch") + 2_000_000).then_some(()));
+    get("?max_staleness=1%20second&wait=1%20minute").expect("it knows that it has everything");
+}
+
+#[test]
+fn a_refused_record_is_shown_with_every_refusal() {
+    let views = "CREATE FEATURE VIEW tenths AS SELECT u, sum(10 / x) AS t FROM events GROUP BY u;
+CREATE FEATURE VIEW hundredths AS SELECT u, sum(100 / x) AS h FROM events GROUP BY u;\n";
+    let rows = format!("{ROWS}{{\"u\":7,\"x\":0,\"ts\":\"2024-01-01T02:00:00Z\"}}\n{{\"u\":\"x\"}}\n");
+    let deployment = Deployment::new(&[("a.sql", EVENTS), ("b.sql", views), ("./events.jsonl", &rows)]);
+    deployment.run("replay", "data", &[]).expect(0, &["events=3 quarantined=3"]);
+    let quarantine = |args: &[&str]| {
+        let (dir, data) = (deployment.path(""), deployment.path("data"));
+        Done::of(headwater("quarantine").args(args).arg("--dir").arg(dir).arg("--data-dir").arg(data))
+    };
+    let list =
+        ["events 0/2 view=tenths expression: ", "events 0/2 view=hundredths expression: ", "events 0/3 decode: "];
+    quarantine(&["list"]).expect(0, &list);
+    let record =
+        r#"record: {"u":7,"x":0,"ts":"2024-01-01T02:00:00.000000Z","_event_time":"2024-01-01T02:00:00.000000Z""#;
+    let shown = quarantine(&["show", "events", "0/2"]).expect(0, &["view: tenths", "view: hundredths", record]);
+    assert_eq!(shown.out.matches("record: ").count(), 1, "{}", shown.out);
+    assert_eq!(shown.out.matches("reason: expression: ").count(), 2, "{}", shown.out);
+    quarantine(&["show", "events", "0/3"]).expect(0, &["reason: decode: ", r#"record: {"u":"x"}"#]);
+    quarantine(&["show", "events", "0/0"]).expect(1, &["no refused record of `events` at 0/0"]);
 }

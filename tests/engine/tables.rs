@@ -141,3 +141,18 @@ fn a_moved_product_takes_its_clicks_along() {
     drop(mock);
     loaded.verify(&deployment.path("data"), 1, "after the changes");
 }
+
+#[test]
+fn a_reader_knows_when_it_has_caught_up() {
+    let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
+    let mut world = World::new(&deployment);
+    assert!(!world.live.is_caught_up(), "no topic is read yet");
+    world.take_in("products", &[("1", Some(r#"{"id":1,"category":"a"}"#))]);
+    world.take_in("clicks", &[("1", Some(r#"{"product":1,"ts":"2024-01-01T00:00:00Z"}"#))]);
+    wait_for("the brokers to tell that this is all", || {
+        let slice = world.live.next_slice(Epoch(world.node.cache().published().epoch)).expect("it goes on");
+        assert!(slice.is_none(), "nothing was sent");
+        world.live.is_caught_up().then_some(())
+    });
+    assert!(world.node.check().is_ok() && world.node.is_drained());
+}
