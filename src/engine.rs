@@ -247,6 +247,7 @@ impl Node {
         let input = Input {
             last: last.0,
             closed: Some(Instant::now()),
+            complete: slice.complete,
             events: events.clone(),
             rejected: slice.rejected,
             offsets: slice.offsets,

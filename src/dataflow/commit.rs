@@ -33,6 +33,8 @@ pub struct Input {
     pub last: u64,
     /// When the last of it had been read.
     pub closed: Option<Instant>,
+    /// Everything appended up to this instant is in it or in earlier ones, if that is known.
+    pub complete: Option<i64>,
     /// Rows by source (index in the plan).
     pub events: Vec<(usize, RecordBatch)>,
     /// Refused records.
@@ -237,7 +239,10 @@ impl Committer {
         }
         let now = self.clock.now();
         self.metrics.engine().epoch.set(commit.last.micros());
-        self.metrics.set_complete(if wall { now } else { commit.visible });
+        let known = inputs.iter().filter_map(|(input, _)| input.complete).max();
+        if let Some(complete) = if wall { known } else { Some(commit.visible) } {
+            self.metrics.set_complete(complete);
+        }
         for rejected in &commit.rejected {
             self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
             // What a view refuses was a good record of its source.

@@ -206,6 +206,11 @@ impl KafkaReader {
         if self.ended.contains(&partition) { next } else { known.max(next.filter(|_| known.is_some())) }
     }
 
+    /// Was the partition read to its end when it was last looked at?
+    pub fn is_at_end(&self, partition: i32) -> bool {
+        self.ended.contains(&partition)
+    }
+
     /// Why no broker can be reached at the moment, if that is so.
     pub fn trouble(&self) -> Option<String> {
         self.consumer.context().seen.lock().trouble.clone()

@@ -120,7 +120,8 @@ impl Live {
     /// # Errors
     /// A file that cannot be read on, or a topic in a state that does not pass by waiting.
     pub fn next_slice(&mut self, last: Epoch) -> Result<Option<Slice>, LiveError> {
-        let epoch = Epoch::open(self.clock.now(), last);
+        let begun = self.clock.now();
+        let epoch = Epoch::open(begun, last);
         let mut slice = Slice::default();
         if !self.files.is_empty() {
             self.read_files(epoch, &mut slice)?;
@@ -129,6 +130,7 @@ impl Live {
         if !self.files.first().is_some_and(|(s, _)| is_untimed(s)) {
             self.poll_topics(slice.last.is_some())?;
         }
+        slice.complete = self.complete(begun);
         self.finish_topics(epoch, &mut slice);
         Ok(slice.last.is_some().then_some(slice))
     }
@@ -277,6 +279,24 @@ impl Live {
             let why = t.trouble.as_deref();
             (t.source.name.as_str(), why.or(t.reader.is_none().then_some("it is being connected")))
         })
+    }
+
+    /// Everything appended up to this instant is read, as far as that is known. `begun`: when reading began.
+    fn complete(&self, begun: i64) -> Option<i64> {
+        if !self.files.is_empty() {
+            return None;
+        }
+        let mut upto = begun;
+        for topic in &self.topics {
+            let reader = topic.reader.as_ref().filter(|_| topic.trouble.is_none())?;
+            for partition in reader.positions().keys() {
+                // What may be unread was appended no earlier than the last that was read.
+                if !reader.is_at_end(*partition) {
+                    upto = upto.min(reader.taken(*partition).appended?);
+                }
+            }
+        }
+        Some(upto)
     }
 
     /// Is everything read that there is, as far as the brokers have told? False while a topic cannot be read.

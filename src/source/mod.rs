@@ -76,4 +76,6 @@ pub struct Slice {
     pub sorted: BTreeMap<String, SortedPosition>,
     /// Greatest epoch in this slice; later slices have greater ones.
     pub last: Option<Epoch>,
+    /// Live: everything appended up to this instant (µs) is in this slice or an earlier one, if that is known.
+    pub complete: Option<i64>,
 }
