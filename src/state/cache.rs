@@ -26,7 +26,7 @@ use crate::plan::Plan;
 const STRIPES: usize = 4096;
 
 /// Pages written back in one batch, at most.
-const BATCH: usize = 512;
+const BATCH: usize = 128;
 
 /// How often a reader of a large group asks again before it copies the group.
 const PATIENCE: u32 = 40;
