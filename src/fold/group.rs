@@ -382,7 +382,7 @@ impl Group {
         }
         let status = match (self.admits(now, fold), plan.admit.until) {
             (true, _) => Status::Present,
-            (false, Some(_)) if self.header.ever > 0 => Status::Expired,
+            (false, Some(_)) if self.header.ever > self.too_young(now, fold) => Status::Expired,
             (false, _) => Status::Absent,
         };
         let event_time = (self.header.newest != i64::MIN).then_some(self.header.newest);
@@ -401,6 +401,20 @@ impl Group {
         }
         let [(_, seen)] = seen;
         seen
+    }
+
+    /// Rows that `WHERE` will admit, but has not yet.
+    fn too_young(&self, now: i64, fold: &Fold) -> i64 {
+        let age = fold.plan.admit.from;
+        let (mut at, to) = self.range(Window { from: 0, until: Some(age) }, now, fold);
+        let mut rows = 0;
+        while age > 0 && at < to {
+            let chunk = &self.chunks[at.0];
+            let end = if at.0 == to.0 { to.1 } else { chunk.len(&fold.shape) };
+            rows += (at.1..end).map(|n| i64::from(chunk.entry(n, &fold.shape).multiplicity())).sum::<i64>();
+            at = (at.0 + 1, 0);
+        }
+        rows
     }
 
     /// Does `WHERE` admit a row now?

@@ -176,7 +176,7 @@ impl<'a> Inputs<'a> {
             value,
             order,
             filter,
-            window: with_lower_bound(admit.and(window))?,
+            window: kept(admit.and(window)),
             ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
             result: result_type(function, input.as_ref(), func.name())?,
         })
@@ -232,13 +232,12 @@ fn always_holds(condition: &Expr) -> bool {
     }
 }
 
-/// A window that has a lower bound, or ends now.
-pub(super) fn with_lower_bound(window: Window) -> Result<Window, LowerError> {
-    if window.until.is_none() && window.from > 0 {
-        let help = "add a lower bound: AND ts > now() - INTERVAL '…'";
-        return refuse("a window that ends before now() needs a lower bound as well", help);
+/// A window that ends before now and never begins: its rows enter when they are old enough, so all are kept.
+pub(super) fn kept(window: Window) -> Window {
+    match window {
+        Window { from: 1.., until: None } => Window { until: Some(Window::FOREVER), ..window },
+        other => other,
     }
-    Ok(window)
 }
 
 fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {

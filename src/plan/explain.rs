@@ -25,6 +25,7 @@ fn window(w: Window) -> String {
     match (w.from, w.until) {
         (0, None) => "up to now".into(),
         (from, None) => format!("age >= {}", interval(from)),
+        (from, Some(Window::FOREVER)) => format!("age >= {}, of all rows", interval(from)),
         (0, Some(until)) => format!("age < {}", interval(until)),
         (from, Some(until)) => format!("{} <= age < {}", interval(from), interval(until)),
     }

@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan, Volatility};
 use datafusion::sql::sqlparser::ast::visit_relations;
 
-use super::aggregate::{Inputs, with_lower_bound};
+use super::aggregate::{Inputs, kept};
 use super::bind::Catalog;
 use super::feature::outputs;
 use super::fingerprint::fingerprint;
@@ -41,7 +41,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     let schema = row.schema()?;
     let mut inputs = Inputs::new(&row, &schema);
     let (window, rest) = inputs.split(&conditions)?;
-    let window = with_lower_bound(window)?;
+    let window = kept(window);
 
     // Step 2. GROUP BY and the aggregates: the fold.
     let groups = inputs.groups(aggregation, typed)?;

@@ -155,6 +155,9 @@ pub struct Window {
 }
 
 impl Window {
+    /// As `until`: rows never leave, and are kept one by one since they enter late.
+    pub const FOREVER: i64 = i64::MAX;
+
     /// Everything up to now.
     pub const ALL: Window = Window { from: 0, until: None };
 

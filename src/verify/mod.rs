@@ -37,6 +37,7 @@ use crate::fold::{Evaluation, Fold, Group, Status};
 use crate::key::EntityCodec;
 use crate::offline::{Offline, OfflineError, Timeline};
 use crate::plan::Plan;
+use crate::plan::operator::Window;
 use crate::plan::output::Outputs;
 use crate::state::StateError;
 use crate::state::cache::{Cache, Read};
@@ -383,13 +384,18 @@ fn stamps(
     rng: &mut StdRng,
 ) -> Vec<Stamp> {
     let mut stamps = vec![Stamp { epoch, at: visible, name: "now" }];
-    let windows: Vec<i64> = fold.plan.aggregates.iter().filter_map(|a| a.window.until).collect();
+    let windows = fold.plan.aggregates.iter().map(|a| a.window).chain([fold.plan.admit]);
+    let edges: Vec<i64> = windows
+        .flat_map(|w| [Some(w.from), w.until])
+        .flatten()
+        .filter(|edge| *edge > 0 && *edge != Window::FOREVER)
+        .collect();
     let rows: Vec<(usize, usize)> =
         batches.iter().enumerate().flat_map(|(b, u)| (0..u.len()).map(move |n| (b, n))).collect();
     for n in 0..INSTANTS {
         let Some(&(b, row)) = rows.choose(rng) else { break };
         let update = batches[b].get(row, &fold.shape);
-        let edge = windows.choose(rng).copied().unwrap_or(0);
+        let edge = edges.choose(rng).copied().unwrap_or(0);
         let event_time = update.entry.event_time();
         let at = match n % 5 {
             0 => event_time,
