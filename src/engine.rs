@@ -185,6 +185,7 @@ impl Node {
             if again {
                 *counted = Some(Instant::now());
             }
+            metrics.engine().unfit.store(crate::fold::aggregate::sums_that_did_not_fit(), Ordering::Relaxed);
             let pools = [
                 ("memtables", "rocksdb.cur-size-all-mem-tables"),
                 ("block_cache", "rocksdb.block-cache-usage"),

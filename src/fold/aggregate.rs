@@ -7,6 +7,7 @@
 //! Neighbours: `exact_sum` does the arithmetic, `group` decides which rows are seen.
 
 use std::cmp::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -287,15 +288,29 @@ fn spread(function: Function, variance: Option<f64>) -> ScalarValue {
     ScalarValue::Float64(variance.map(|v| if function == Function::Stddev { v.sqrt() } else { v }))
 }
 
-/// A sum that does not fit its type is null.
+/// Sums that did not fit their type, of all answers that this process has worked out.
+static UNFIT: AtomicU64 = AtomicU64::new(0);
+
+/// How many sums did not fit their type, of all answers that this process has worked out.
+pub fn sums_that_did_not_fit() -> u64 {
+    UNFIT.load(Relaxed)
+}
+
+/// A sum that does not fit its type is null, and counted.
 fn integer_result(sum: Option<i128>, result: &DataType) -> ScalarValue {
-    match result {
+    let (value, fits) = match result {
         DataType::Decimal128(p, s) => {
             let bound = 10i128.checked_pow(u32::from(*p)).unwrap_or(i128::MAX);
-            ScalarValue::Decimal128(sum.filter(|v| v.unsigned_abs() < bound.unsigned_abs()), *p, *s)
+            let sum = sum.filter(|v| v.unsigned_abs() < bound.unsigned_abs());
+            (ScalarValue::Decimal128(sum, *p, *s), sum.is_some())
         }
-        _ => ScalarValue::Int64(sum.and_then(|v| i64::try_from(v).ok())),
-    }
+        _ => {
+            let sum = sum.and_then(|v| i64::try_from(v).ok());
+            (ScalarValue::Int64(sum), sum.is_some())
+        }
+    };
+    UNFIT.fetch_add(u64::from(!fits), Relaxed);
+    value
 }
 
 fn see_edge(best: &mut Option<Box<Edge>>, entry: &Entry<'_>, value: usize, aggregate: &Aggregate, shape: &Shape) {

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::entry::{Entry, Update, place};
-use super::{Fold, Group, layout};
+use super::{Fold, Group, Status, layout};
 use crate::plan::operator::{Aggregate, FoldPlan, Function, ValueType, Window};
 
 const HORIZON: i64 = 6_000;
@@ -125,5 +125,25 @@ fn a_large_group_answers_as_a_scan_of_its_rows() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_row_is_expired_only_once_it_was_admitted() {
+    let mut plan = fold(None).plan;
+    plan.admit = Window { from: 1_000, until: Some(5_000) };
+    let fold = Fold::new(plan);
+    let mut group = Group::new(&fold);
+    apply(&mut group, (0, 0, Some(1), true), 1, 0, &fold);
+    for (now, want) in [
+        (0, Status::Absent),
+        (999, Status::Absent),
+        (1_000, Status::Present),
+        (4_999, Status::Present),
+        (5_000, Status::Expired),
+        (50_000, Status::Expired),
+    ] {
+        group.advance(now, &fold);
+        assert_eq!(group.evaluate(now, &fold).status, want, "at {now}");
     }
 }

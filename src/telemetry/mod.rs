@@ -107,6 +107,7 @@ pub const TABLE: &[Family] = &[
     histogram("serve_wait_seconds", "How long requests waited for a commit, those that asked to."),
     // Labels: endpoint, view, method, outcome.
     counter("serve_values_total", "Feature values served: present, null, absent_key, expired."),
+    counter("sums_unfit_total", "Sums in answers that did not fit their type and are null."),
     gauge("ready", "1 once all that was committed can be read."),
     gauge("epoch_current", "The last published epoch, in Unix seconds."),
     histogram("epoch_close_seconds", "From the end of an epoch's input to its commit being readable."),
@@ -152,6 +153,8 @@ pub struct EngineMetrics {
     pub checkpoint: Histogram,
     /// How long the start took, in µs.
     pub recovery: Gauge,
+    /// Sums in answers that did not fit their type.
+    pub unfit: AtomicU64,
     rocksdb: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -202,6 +205,7 @@ impl Metrics {
                 checkpoint_last_success: Gauge::default(),
                 checkpoint: Histogram::new(LATENCY),
                 recovery: Gauge::default(),
+                unfit: AtomicU64::new(0),
                 rocksdb: Mutex::default(),
             },
             complete: Gauge::default(),

@@ -106,6 +106,7 @@ impl Metrics {
 
     fn render_engine(&self, out: &mut Encoder) {
         let engine = &self.engine;
+        out.family(family("sums_unfit_total")).sample(&[], Value::count(engine.unfit.load(Relaxed)));
         out.family(family("ready")).sample(&[], Value::count(self.ready()));
         out.family(family("epoch_current")).maybe(&[], engine.epoch.get().map(Value::Micros));
         out.family(family("epoch_close_seconds")).histogram(&[], &engine.close.snapshot());
