@@ -1,3 +1,7 @@
+//! The library behind the program: its stages, in the order in which an event passes them.
+//!
+//! Invariant: a module imports only from those declared above it. What follows is `ARCHITECTURE.md`.
+//!
 #![doc = include_str!("ARCHITECTURE.md")]
 
 // The order of these declarations is the architecture: a module imports only from those above it.

@@ -51,7 +51,7 @@ pub(super) struct DemoArgs {
     /// HOST:PORT, HOST:0 for a free port, or off; default 127.0.0.1:8815, or a free port if it is taken.
     #[arg(long)]
     grpc: Option<String>,
-    /// HOST:PORT, HOST:0 for a free port, or off; default 127.0.0.1:6380, or a free port if it is taken.
+    /// HOST:PORT, HOST:0 for a free port, or off; not built yet, so always off.
     #[arg(long)]
     resp: Option<String>,
     /// Stop after this many seconds; default at Ctrl-C.

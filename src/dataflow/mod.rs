@@ -129,6 +129,7 @@ fn build(
         let mut ends: Vec<StreamVec<'_, Time, ()>> = vec![];
         let mut tables: BTreeMap<usize, Rows<'_>> = BTreeMap::new();
         for (n, planned) in shared.plan.views.iter().enumerate() {
+            let first = scope.worker().peek_identifier();
             let updates = if planned.plan.joins.is_empty() {
                 let name = format!("project {}", planned.plan.name);
                 direct(watched(events.clone(), &name, Side::Input, recorder), n, shared, peers)
@@ -144,6 +145,7 @@ fn build(
                 }
                 Err(e) => *out = Err(format!("view `{}`: {e}", planned.plan.name)),
             }
+            recorder.attribute(first..scope.worker().peek_identifier(), &planned.plan.name);
         }
         // Events that no view reads pass here, so that their epochs close like the others.
         ends.push(events.flat_map(|_| None));

@@ -7,7 +7,7 @@
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |
 //! | `pages` | view, version, group | the epoch it contains, then `fold::layout` |
-//! | `chunks` | view, version, group, chunk | `fold::layout` |
+//! | `chunks` | view, version, group, chunk or run of a tally | `fold::layout` |
 //! | `quarantine` | epoch, number | a refused record |
 //!
 //! Numbers in keys are big-endian, so keys sort by them. Invariants: the view version is in every state key; a store of
