@@ -90,6 +90,12 @@ pub enum KafkaError {
         /// Why.
         source: ClientError,
     },
+    /// A bug: the thread that opened the topic panicked.
+    #[error("the thread that opens '{source_name}' panicked")]
+    Panicked {
+        /// The source.
+        source_name: String,
+    },
     /// The source cannot be decoded.
     #[error(transparent)]
     Decoder(#[from] DecoderError),

@@ -4,18 +4,18 @@
 //! anything else; a topic whose broker does not answer is tried again, and holds nobody up.
 //!
 //! Invariants: all records of a slice carry its epoch; offsets in a slice are exactly those of its records.
-//! Neighbours: `file` and `kafka` read; `engine` feeds the slices and asks for the next.
+//! Neighbours: `file` reads files, `kafka` is the [`Topic`] of a broker (the simulation brings a scripted one); `engine`
+//! feeds the slices and asks for the next.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Slice;
 use super::decode::Decoded;
 use super::file::{FileError, FileReader};
-use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings, TakenIn};
+use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings, Polled, TakenIn};
 use crate::definition::{Connector, Source};
 use crate::diagnostic::spoken;
 use crate::offset::Offsets;
@@ -41,12 +41,84 @@ pub struct Ticks {
     pub idle: Duration,
 }
 
+/// What live reading needs of a topic. No method waits for a broker, but [`Topic::poll`] for as long as it is told to.
+pub trait Topic: Send {
+    /// Takes in what is there, up to `records_max`; waits up to `wait` for the first record.
+    ///
+    /// # Errors
+    /// What does not pass by waiting on this reader. What was polled before is kept.
+    fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, KafkaError>;
+    /// Records polled since the last [`Topic::finish`].
+    fn pending(&self) -> usize;
+    /// Must what was polled be finished before more can be?
+    fn is_full(&self) -> bool;
+    /// What was polled, as rows of this epoch; `bounded_future`: rows too far ahead of it are refused.
+    fn finish(&mut self, epoch: Option<Epoch>, bounded_future: bool) -> Decoded;
+    /// The next offset to poll of each assigned partition.
+    fn positions(&self) -> &BTreeMap<i32, i64>;
+    /// A partition's exclusive end, as far as the broker has told.
+    fn end(&self, partition: i32) -> Option<i64>;
+    /// Everything appended up to this instant (µs) has been polled, as far as anybody can tell; at most `begun`, when
+    /// polling began.
+    fn resolved(&mut self, begun: i64) -> Option<i64>;
+    /// The topic's id, if it has one: a topic of the same name and another id is another topic.
+    fn id(&self) -> Option<&str>;
+    /// What was polled of a partition so far.
+    fn taken(&self, partition: i32) -> TakenIn;
+    /// Why no broker can be reached at the moment, if that is so.
+    fn trouble(&self) -> Option<String>;
+    /// Tells lag tools how far this source is committed; ours are in the store.
+    ///
+    /// # Errors
+    /// The client does not take them.
+    fn acknowledge(&self, committed: &Offsets) -> Result<(), KafkaError>;
+    /// Reads partitions that the topic has got since, from their start on.
+    ///
+    /// # Errors
+    /// As [`KafkaReader::assign_new`].
+    fn look_for_partitions(&mut self) -> Result<(), KafkaError>;
+}
+
+/// A try to reach a topic: asked again and again until it has an outcome, and never waited for.
+pub type Opening = Box<dyn FnMut() -> Option<Result<Box<dyn Topic>, KafkaError>> + Send>;
+
+/// Where topics come from.
+pub trait Topics: Send {
+    /// Can the source be read at all, as it is defined and configured?
+    ///
+    /// # Errors
+    /// A mistake in the definition or the settings.
+    fn check(&self, source: &Arc<Source>) -> Result<(), KafkaError>;
+    /// Begins to open a topic at what is committed of it. `id`: the id that the topic had when that was read, if it is
+    /// known; with another one it is refused.
+    fn open(&self, source: &Arc<Source>, committed: &Offsets, id: Option<&str>) -> Opening;
+}
+
+/// Topics of real brokers, each opened on a thread of its own.
+struct KafkaTopics(KafkaSettings);
+
+impl Topics for KafkaTopics {
+    fn check(&self, source: &Arc<Source>) -> Result<(), KafkaError> {
+        KafkaReader::new(source, &self.0).map(|_| ())
+    }
+
+    fn open(&self, source: &Arc<Source>, committed: &Offsets, _: Option<&str>) -> Opening {
+        let (source, settings, committed) = (Arc::clone(source), self.0.clone(), committed.clone());
+        let name = source.name.clone();
+        let mut thread = Some(std::thread::spawn(move || open(&source, &settings, &committed)));
+        Box::new(move || {
+            let outcome = thread.take_if(|t| t.is_finished())?.join();
+            Some(outcome.unwrap_or_else(|_| Err(KafkaError::Panicked { source_name: name.clone() })))
+        })
+    }
+}
+
 /// A topic as it is being read, or why not.
-struct Topic {
+struct Track {
     source: Arc<Source>,
-    reader: Option<KafkaReader>,
-    /// A try to reach it, which may take its time: nobody waits for it.
-    opening: Option<JoinHandle<Result<KafkaReader, KafkaError>>>,
+    reader: Option<Box<dyn Topic>>,
+    /// A try to reach it, which may take its time.
+    opening: Option<Opening>,
     next_try: Instant,
     trouble: Option<String>,
 }
@@ -69,8 +141,8 @@ pub struct PartitionState {
 /// All live sources of a node.
 pub struct Live {
     files: Vec<(Arc<Source>, FileReader)>,
-    topics: Vec<Topic>,
-    settings: KafkaSettings,
+    topics: Vec<Track>,
+    from: Box<dyn Topics>,
     committed: Offsets,
     clock: Clock,
     ticks: Ticks,
@@ -90,13 +162,28 @@ impl Live {
         clock: &Clock,
         ticks: Ticks,
     ) -> Result<Live, LiveError> {
+        Live::with_topics(sources, dir, Box::new(KafkaTopics(settings.clone())), committed, clock, ticks)
+    }
+
+    /// As [`Live::new`], with topics from elsewhere.
+    ///
+    /// # Errors
+    /// As of [`Live::new`].
+    pub fn with_topics(
+        sources: &[Arc<Source>],
+        dir: &Path,
+        from: Box<dyn Topics>,
+        committed: Offsets,
+        clock: &Clock,
+        ticks: Ticks,
+    ) -> Result<Live, LiveError> {
         let (mut files, mut topics) = (vec![], vec![]);
         for source in sources {
             match source.from {
                 Connector::File { .. } => {
                     files.push((Arc::clone(source), FileReader::open(dir, source, committed.get(&source.name, 0))?));
                 }
-                Connector::Kafka { .. } => topics.push(Topic {
+                Connector::Kafka { .. } => topics.push(Track {
                     source: Arc::clone(source),
                     reader: None,
                     opening: None,
@@ -109,10 +196,9 @@ impl Live {
         files.sort_by_key(|(s, _)| (!is_untimed(s), !s.is_table()));
         for topic in &topics {
             // Settings that cannot be right are found before anything runs.
-            KafkaReader::new(&topic.source, settings)?;
+            from.check(&topic.source)?;
         }
-        let (settings, clock) = (settings.clone(), clock.clone());
-        Ok(Live { files, topics, settings, committed, clock, ticks, gaps: vec![] })
+        Ok(Live { files, topics, from, committed, clock: clock.clone(), ticks, gaps: vec![] })
     }
 
     /// Reads one slice, or nothing if an idle tick passed without input.
@@ -211,14 +297,14 @@ impl Live {
     fn connect(&mut self) {
         let now = Instant::now();
         for topic in &mut self.topics {
-            if let Some(opening) = topic.opening.take_if(|o| o.is_finished()) {
-                match opening.join() {
-                    Ok(Ok(reader)) => {
+            if let Some(outcome) = topic.opening.as_mut().and_then(|opening| opening()) {
+                topic.opening = None;
+                match outcome {
+                    Ok(reader) => {
                         (topic.reader, topic.trouble) = (Some(reader), None);
                         topic.next_try = now + REFRESH;
                     }
-                    Ok(Err(e)) => topic.trouble = Some(spoken(&e)),
-                    Err(_) => topic.trouble = Some("its reader panicked".into()),
+                    Err(e) => topic.trouble = Some(spoken(&e)),
                 }
             }
             if let Some(reader) = &topic.reader {
@@ -231,14 +317,13 @@ impl Live {
                 Some(reader) => {
                     topic.next_try = now + REFRESH;
                     if topic.trouble.is_none() {
-                        let _ = reader.assign_new(LOOK);
+                        // It is looked for again; until then nothing of a new partition is read.
+                        let _ = reader.look_for_partitions();
                     }
                 }
                 None if topic.opening.is_none() => {
                     topic.next_try = now + RETRY;
-                    let (source, settings) = (Arc::clone(&topic.source), self.settings.clone());
-                    let committed = self.committed.clone();
-                    topic.opening = Some(std::thread::spawn(move || open(&source, &settings, &committed)));
+                    topic.opening = Some(self.from.open(&topic.source, &self.committed, None));
                 }
                 None => {}
             }
@@ -269,7 +354,7 @@ impl Live {
 
     /// Topics that cannot be read now, and why.
     pub fn troubles(&self) -> BTreeMap<String, String> {
-        let trouble = |t: &Topic| t.trouble.clone().map(|why| (t.source.name.clone(), why));
+        let trouble = |t: &Track| t.trouble.clone().map(|why| (t.source.name.clone(), why));
         self.topics.iter().filter_map(trouble).collect()
     }
 
@@ -282,26 +367,21 @@ impl Live {
     }
 
     /// Everything appended up to this instant is read, as far as that is known. `begun`: when reading began.
-    fn complete(&self, begun: i64) -> Option<i64> {
+    fn complete(&mut self, begun: i64) -> Option<i64> {
         if !self.files.is_empty() {
             return None;
         }
         let mut upto = begun;
-        for topic in &self.topics {
-            let reader = topic.reader.as_ref().filter(|_| topic.trouble.is_none())?;
-            for partition in reader.positions().keys() {
-                // What may be unread was appended no earlier than the last that was read.
-                if !reader.is_at_end(*partition) {
-                    upto = upto.min(reader.taken(*partition).appended?);
-                }
-            }
+        for topic in &mut self.topics {
+            let reader = topic.reader.as_mut().filter(|_| topic.trouble.is_none())?;
+            upto = upto.min(reader.resolved(begun)?);
         }
         Some(upto)
     }
 
     /// Is everything read that there is, as far as the brokers have told? False while a topic cannot be read.
     pub fn is_caught_up(&self) -> bool {
-        let at_end = |topic: &Topic| {
+        let at_end = |topic: &Track| {
             let Some(reader) = topic.reader.as_ref().filter(|r| topic.trouble.is_none() && r.trouble().is_none())
             else {
                 return false;
@@ -358,10 +438,67 @@ fn take(source: &Arc<Source>, decoded: Decoded, epoch: Epoch, slice: &mut Slice)
     slice.rejected.extend(decoded.rejected);
 }
 
-fn open(source: &Arc<Source>, settings: &KafkaSettings, committed: &Offsets) -> Result<KafkaReader, KafkaError> {
+fn open(source: &Arc<Source>, settings: &KafkaSettings, committed: &Offsets) -> Result<Box<dyn Topic>, KafkaError> {
     let mut reader = KafkaReader::new(source, settings)?;
     let partitions = reader.partitions(ANSWER)?;
     let at = partitions.into_iter().map(|p| (p, committed.get(&source.name, p))).collect();
     reader.assign(&at)?;
-    Ok(reader)
+    Ok(Box::new(reader))
+}
+
+impl Topic for KafkaReader {
+    fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, KafkaError> {
+        KafkaReader::poll(self, records_max, wait)
+    }
+
+    fn pending(&self) -> usize {
+        KafkaReader::pending(self)
+    }
+
+    fn is_full(&self) -> bool {
+        KafkaReader::is_full(self)
+    }
+
+    fn finish(&mut self, epoch: Option<Epoch>, bounded_future: bool) -> Decoded {
+        KafkaReader::finish(self, epoch, bounded_future)
+    }
+
+    fn positions(&self) -> &BTreeMap<i32, i64> {
+        KafkaReader::positions(self)
+    }
+
+    fn end(&self, partition: i32) -> Option<i64> {
+        KafkaReader::end(self, partition)
+    }
+
+    fn id(&self) -> Option<&str> {
+        None
+    }
+
+    fn resolved(&mut self, begun: i64) -> Option<i64> {
+        let mut upto = begun;
+        for partition in self.positions().keys() {
+            // What may be unread was appended no earlier than the last that was read.
+            if !self.is_at_end(*partition) {
+                upto = upto.min(self.taken(*partition).appended?);
+            }
+        }
+        Some(upto)
+    }
+
+    fn taken(&self, partition: i32) -> TakenIn {
+        KafkaReader::taken(self, partition)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        KafkaReader::trouble(self)
+    }
+
+    fn acknowledge(&self, committed: &Offsets) -> Result<(), KafkaError> {
+        KafkaReader::acknowledge(self, committed)
+    }
+
+    fn look_for_partitions(&mut self) -> Result<(), KafkaError> {
+        self.assign_new(LOOK).map(|_| ())
+    }
 }
