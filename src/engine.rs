@@ -4,7 +4,8 @@
 //! more input, wait for the last commit, write pages back, seal the tail.
 //!
 //! Invariants: input reaches the committer before the workers hear that its epochs are over; at most a few slices are
-//! under way. Neighbours: `source` reads, `dataflow` computes, `state` keeps; `cli` calls this.
+//! under way. Neighbours: `source` reads, `dataflow` computes, `state` keeps, `monitor` reports; `cli`
+//! calls this.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use timely::scheduling::SyncActivator;
 
 use crate::dataflow::commit::{Committer, Input, Progress, ToCommitter};
-use crate::dataflow::{Feed, Shared, recover, run_worker};
+use crate::dataflow::{Feed, Shared, run_worker};
+use crate::monitor;
 use crate::offline::{Offline, OfflineError};
 use crate::plan::Plan;
 use crate::source::Slice;
 use crate::state::cache::Cache;
 use crate::state::commit::ClockKind;
+use crate::state::redo::redo;
 use crate::state::{StateError, Store};
 use crate::telemetry::Metrics;
 use crate::time::{Clock, Epoch};
@@ -30,9 +33,6 @@ use crate::time::{Clock, Epoch};
 const UNDER_WAY: usize = 4;
 /// Batches of the log that wait for a worker while arrangements are rebuilt, at most.
 const AGAIN_UNDER_WAY: usize = 8;
-
-/// Between two counts of the pages' memory for whoever scrapes: it looks at every page.
-const COUNT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -105,23 +105,13 @@ impl Node {
         clock: &Clock,
     ) -> Result<Node, EngineError> {
         let started = Instant::now();
-        let metrics = Arc::new(Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version))));
-        for source in &plan.sources {
-            let (place, arrival) = origin(source);
-            metrics.source(&source.name).set_info(place, arrival);
-        }
+        let metrics = Arc::new(monitor::metrics(&plan));
         let store = Arc::new(Store::open(dir, &plan)?);
         let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
         let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
-        let redone = recover::redo(&store, &plan, &cache, None)?;
+        let redone = redo(&store, &plan, &cache, None, |view, events| offline.project_events(view, events))?;
         let resumed = cache.published().epoch;
-        for (source, partitions) in &store.offsets()?.0 {
-            for (partition, next) in partitions {
-                let exported = metrics.source(source).partition(*partition);
-                exported.durable.set(*next);
-                exported.next.set(*next);
-            }
-        }
+        monitor::resume_at(&metrics, &store.offsets()?);
         let (to_committer, inbox) = unbounded();
         let (report, progress) = unbounded();
         let committer = Committer::new(
@@ -129,7 +119,7 @@ impl Node {
             Arc::clone(&cache),
             clock.clone(),
             settings.sync_always,
-            Arc::clone(&metrics),
+            monitor::on_commit(Arc::clone(&plan), Arc::clone(&metrics), clock.clone()),
         );
         let committer = std::thread::Builder::new()
             .name("committer".into())
@@ -164,37 +154,8 @@ impl Node {
         };
         node.metrics.engine().epoch.set(resumed.cast_signed());
         node.metrics.engine().recovery.set(i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX));
-        node.collect_at_scrape();
+        monitor::collect_at_scrape(&node.metrics, &node.plan, &node.cache, &node.store);
         Ok(node)
-    }
-
-    /// Numbers that are asked for at each scrape rather than reported.
-    fn collect_at_scrape(&self) {
-        let (cache, store, plan) = (Arc::clone(&self.cache), Arc::clone(&self.store), Arc::clone(&self.plan));
-        let counted = parking_lot::Mutex::new(None::<Instant>);
-        self.metrics.on_scrape(move |metrics| {
-            let mut counted = counted.lock();
-            let again = counted.is_none_or(|at| at.elapsed() >= COUNT);
-            for (n, view) in plan.views.iter().enumerate() {
-                let Some(exported) = metrics.view(&view.plan.name) else { continue };
-                exported.keys.store(cache.resident(n), Ordering::Relaxed);
-                if again {
-                    exported.state_bytes.store(cache.memory(n) as u64, Ordering::Relaxed);
-                }
-            }
-            if again {
-                *counted = Some(Instant::now());
-            }
-            metrics.engine().unfit.store(crate::fold::aggregate::sums_that_did_not_fit(), Ordering::Relaxed);
-            let pools = [
-                ("memtables", "rocksdb.cur-size-all-mem-tables"),
-                ("block_cache", "rocksdb.block-cache-usage"),
-                ("table_readers", "rocksdb.estimate-table-readers-mem"),
-            ];
-            for (pool, property) in pools {
-                metrics.engine().rocksdb_memory(pool, store.property(property).unwrap_or(0));
-            }
-        });
     }
 
     /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch. Reads are answered
@@ -404,17 +365,6 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.end_threads();
-    }
-}
-
-/// Where a source comes from, and what its arrival times are.
-fn origin(source: &crate::definition::Source) -> (&str, &'static str) {
-    use crate::definition::Connector;
-    let arrival = if source.arrival_time.is_some() { "column" } else { "fetch" };
-    match &source.from {
-        Connector::Kafka { topic, .. } if source.arrival_time.is_none() => (topic, "broker"),
-        Connector::Kafka { topic, .. } => (topic, arrival),
-        Connector::File { path, .. } => (path, arrival),
     }
 }
 

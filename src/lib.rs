@@ -15,14 +15,14 @@ pub mod telemetry;
 
 // The pipeline: each stage knows those before it.
 pub mod definition;
+pub mod fold;
 pub mod plan;
 pub mod source;
-pub mod fold;
+pub mod key;
 pub mod state;
 pub mod dataflow;
-pub mod key;
-pub mod online;
 pub mod offline;
+pub mod online;
 
 // Around the pipeline: reads it, is not read by it.
 pub mod verify;
@@ -30,6 +30,7 @@ pub mod verify;
 // Edges: the outside world.
 pub mod serve;
 pub mod config;
+pub mod monitor;
 pub mod engine;
 pub mod housekeeping;
 pub mod cli;

@@ -5,12 +5,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Uses of a module further down: (user, used, why).
-const UPWARD: [(&str, &str, &str); 2] = [
-    ("plan", "fold", "types that a fold can keep are known there; a plan that it cannot run is refused at load"),
-    ("online", "offline", "what pages no longer hold is answered from the log, by the same evaluator"),
-];
-
 /// Crates that only some files may use: (crate, files or folders, why).
 const OWNERS: [(&str, &[&str], &str); 4] = [
     ("rocksdb", &["state/"], "keys and formats are known in one place"),
@@ -42,8 +36,10 @@ impl File {
         let word = |t: &str| t.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         let mut found = BTreeSet::new();
         for (at, _) in self.code.match_indices(start) {
-            // `headwater_crate::` is another word.
-            if self.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            // `headwater_crate::` is another word, and `super::super::` starts at its first step.
+            if self.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+                || self.code[..at].ends_with("super::")
+            {
                 continue;
             }
             let rest = &self.code[at + start.len()..];
@@ -68,6 +64,15 @@ impl File {
                 None => drop(found.insert(word(rest))),
             }
         }
+        found
+    }
+
+    /// The modules of `lib.rs` that the code names: after `crate::`, and after as many `super::` as lead out of its own.
+    fn uses(&self) -> BTreeSet<String> {
+        let mut found = self.after("crate::");
+        // `a.rs` and `a/mod.rs` are one step below the root, `a/b.rs` two. From there on `super::` is `crate::`.
+        let steps = self.path.trim_end_matches(".rs").trim_end_matches("/mod").split('/').count();
+        found.extend(self.after(&"super::".repeat(steps)));
         found
     }
 
@@ -127,21 +132,47 @@ fn modules_use_only_those_above_them() {
     let order: Vec<&str> = lib.code.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     assert!(order.len() > 10, "{order:?}");
     let place = |module: &str| order.iter().position(|m| *m == module);
-    let (mut problems, mut used) = (vec![], BTreeSet::new());
+    let mut problems = vec![];
     for file in files.iter().filter(|f| !f.is_for_tests()) {
         let Some(own) = place(file.module()) else { continue };
-        for other in file.after("crate::") {
-            if place(&other).is_none_or(|o| o <= own) {
-                continue;
-            }
-            match UPWARD.iter().find(|(user, found, _)| *user == file.module() && *found == other) {
-                Some((user, found, _)) => drop(used.insert((*user, *found))),
-                None => problems.push(format!("src/{} uses `{other}`, which lib.rs declares below it", file.path)),
+        let below = |m: &&String| place(m).is_some_and(|o| o > own);
+        let uses = file.uses();
+        let path = &file.path;
+        problems.extend(
+            uses.iter().filter(below).map(|m| format!("src/{path} uses `{m}`, which lib.rs declares below it")),
+        );
+        // A name for the whole crate would hide what is used of it.
+        if file.code.contains("crate::*")
+            || file.code.contains("use crate as")
+            || file.code.contains("use crate::{self")
+        {
+            problems.push(format!("src/{path} names the whole crate"));
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn paths_over_super_are_seen() {
+    let file = |path: &str, code: &str| File { path: path.into(), text: String::new(), code: code.into() };
+    let uses = |path: &str, code: &str| file(path, code).uses().into_iter().collect::<Vec<_>>();
+    assert_eq!(uses("key.rs", "use super::plan::operator::ViewPlan;"), ["plan"]);
+    assert_eq!(uses("state/mod.rs", "use super::{plan::Plan, time};"), ["plan", "time"]);
+    assert_eq!(uses("state/redo.rs", "use super::cache::Cache; let x = super::super::plan::plan();"), ["plan"]);
+    assert_eq!(uses("state/redo.rs", "use super::{cache, commit}; use crate::fold;"), ["fold"]);
+    assert_eq!(uses("verify/a/b.rs", "use super::super::c; use super::super::super::engine::Node;"), ["engine"]);
+}
+
+#[test]
+fn state_knows_no_expressions() {
+    let mut problems = vec![];
+    for file in files().iter().filter(|f| f.path.starts_with("state/") && !f.is_for_tests()) {
+        for name in ["plan::operator", "plan::project", "plan::output", "datafusion::"] {
+            if file.code.contains(name) {
+                problems.push(format!("src/{} uses {name}: state keeps what it is given", file.path));
             }
         }
     }
-    let unused = UPWARD.iter().filter(|(user, found, _)| !used.contains(&(*user, *found)));
-    problems.extend(unused.map(|(user, found, _)| format!("`{user}` does not use `{found}` any more: strike it out")));
     none(&problems);
 }
 
@@ -167,7 +198,7 @@ fn the_batch_engine_shares_no_code_with_the_fold() {
     let mut problems = vec![];
     for file in oracle {
         for shared in ["plan", "fold", "dataflow", "exact_sum", "state", "offline"] {
-            if file.after("crate::").contains(shared) {
+            if file.uses().contains(shared) {
                 problems.push(format!("src/{} uses `{shared}`, which it is there to check", file.path));
             }
         }

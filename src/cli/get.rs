@@ -5,14 +5,13 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Common, Failure, Outcome, say};
-use crate::dataflow::recover;
 use crate::key::EntityCodec;
 use crate::offline::Offline;
 use crate::online::{Online, StampRequest, ViewRequest, find_features, find_view};
-
 use crate::serve::json;
 use crate::state::Store;
 use crate::state::cache::Cache;
+use crate::state::redo::redo;
 use crate::time::{Ask, Clock, Epoch, parse_instant};
 
 #[derive(Args)]
@@ -54,8 +53,8 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let dir = args.common.data_dir();
     let store = Arc::new(Store::open_reader(&dir, &plan)?);
     let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
-    recover::redo(&store, &plan, &cache, Some(view))?;
-    let offline = Arc::new(Offline::new(Arc::clone(&plan), store)?);
+    let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
+    redo(&store, &plan, &cache, Some(view), |view, events| offline.project_events(view, events))?;
     let online = Online::new(Arc::clone(&plan), cache, offline, Clock::Machine)?;
     let request = ViewRequest { view, features, entities };
     let answer = online.lookup(std::slice::from_ref(&request), stamp)?;

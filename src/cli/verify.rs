@@ -5,11 +5,11 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Common, Failure, Outcome, say};
-use crate::dataflow::recover;
 use crate::offline::Offline;
 use crate::online::find_view;
 use crate::state::Store;
 use crate::state::cache::Cache;
+use crate::state::redo::redo;
 use crate::time::{Clock, Epoch, parse_instant};
 use crate::verify::{Request, Verifier, offsets};
 
@@ -66,7 +66,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         say(format!("log: segments={segments} tail_records={tail} records={records} problems={}", problems.len()));
     }
     let cache = Cache::new(Arc::clone(&store), &plan)?;
-    recover::redo(&store, &plan, &cache, None)?;
+    redo(&store, &plan, &cache, None, |view, events| offline.project_events(view, events))?;
     let verifier = Verifier { definitions: &definitions, plan: &plan, cache: &cache, offline: &offline };
     let sample = (!args.all).then_some(args.sample);
     let request = Request { views, sample, epoch, seed };

@@ -4,7 +4,8 @@
 //! closed everything of it has arrived.
 //!
 //! Invariants: an epoch is committed whole; nothing is published before it is durable; `visible` rises strictly. After a
-//! failed write nothing more is committed. Neighbours: `engine` starts it, `state::commit` writes, `state::cache` publishes.
+//! failed write nothing more is committed. Neighbours: `engine` starts it, `state::commit` writes, `state::cache` publishes,
+//! `monitor` hears what was committed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +23,6 @@ use crate::state::cache::Cache;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
 use crate::state::{StateError, Store};
-use crate::telemetry::Metrics;
-use crate::telemetry::source::Outcome;
 use crate::time::{Clock, Epoch};
 
 /// What the sources took in: rows, refusals and the offsets they reach.
@@ -73,29 +72,8 @@ pub struct Progress {
     pub rejected: u64,
 }
 
-/// What a batch has of one partition.
-struct Seen {
-    /// Greatest event time before the batch.
-    watermark: i64,
-    rows: u64,
-    late: u64,
-    newest: Option<i64>,
-}
-
-impl Seen {
-    fn at(watermark: Option<i64>) -> Seen {
-        Seen { watermark: watermark.unwrap_or(i64::MIN), rows: 0, late: 0, newest: None }
-    }
-
-    fn row(&mut self, event_time: Option<i64>, now: i64) {
-        self.rows += 1;
-        let Some(at) = event_time else { return };
-        self.late += u64::from(at < self.watermark);
-        if at <= now {
-            self.newest = self.newest.max(Some(at));
-        }
-    }
-}
+/// Hears of each commit once it can be read: its inputs and what became of them.
+pub type OnCommit = Box<dyn FnMut(&[(Input, ClockKind)], &Commit) + Send>;
 
 /// Gathers and commits.
 pub struct Committer {
@@ -109,18 +87,12 @@ pub struct Committer {
     refused: Vec<Rejected>,
     progress: Progress,
     last_visible: i64,
-    metrics: Arc<Metrics>,
+    on_commit: OnCommit,
 }
 
 impl Committer {
     /// For a store whose last commit the cache shows.
-    pub fn new(
-        plan: Arc<Plan>,
-        cache: Arc<Cache>,
-        clock: Clock,
-        sync_always: bool,
-        metrics: Arc<Metrics>,
-    ) -> Committer {
+    pub fn new(plan: Arc<Plan>, cache: Arc<Cache>, clock: Clock, sync_always: bool, on_commit: OnCommit) -> Committer {
         let published = cache.published();
         Committer {
             plan,
@@ -133,7 +105,7 @@ impl Committer {
             refused: vec![],
             progress: Progress { closed: published.epoch, ..Progress::default() },
             last_visible: published.visible,
-            metrics,
+            on_commit,
         }
     }
 
@@ -228,75 +200,8 @@ impl Committer {
         self.cache.publish(last, commit.visible);
         self.last_visible = self.last_visible.max(commit.visible);
         self.progress.commits += 1;
-        self.report(inputs, &commit, wall);
+        (self.on_commit)(inputs, &commit);
         Ok(())
-    }
-
-    /// Says what was committed: offsets, refusals, and how long events took from their arrival to here.
-    fn report(&self, inputs: &[(Input, ClockKind)], commit: &Commit, wall: bool) {
-        for (input, _) in inputs {
-            input.closed.iter().for_each(|at| self.metrics.engine().close.record(at.elapsed()));
-        }
-        let now = self.clock.now();
-        self.metrics.engine().epoch.set(commit.last.micros());
-        let known = inputs.iter().filter_map(|(input, _)| input.complete).max();
-        if let Some(complete) = if wall { known } else { Some(commit.visible) } {
-            self.metrics.set_complete(complete);
-        }
-        for rejected in &commit.rejected {
-            self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
-            // What a view refuses was a good record of its source.
-            if rejected.view.is_none() {
-                let future = rejected.reason.starts_with("future");
-                let outcome = if future { Outcome::FutureHeld } else { Outcome::DecodeError };
-                self.metrics.source(&rejected.source).partition(rejected.partition).count(outcome, 1);
-            }
-        }
-        for (source, partitions) in &commit.offsets.0 {
-            let source = self.metrics.source(source);
-            for (p, next) in partitions {
-                let partition = source.partition(*p);
-                partition.durable.raise(*next);
-                partition.next.raise(*next);
-            }
-        }
-        for (index, batch) in inputs.iter().flat_map(|(i, _)| &i.events) {
-            self.report_events(*index, batch, now, wall);
-        }
-    }
-
-    fn report_events(&self, index: usize, batch: &RecordBatch, now: i64, wall: bool) {
-        use arrow::array::{Array, AsArray};
-        use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
-        let source = &self.plan.sources[index];
-        let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
-        let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
-        let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
-        let metrics = self.metrics.source(&source.name);
-        let mut partitions: BTreeMap<i32, Seen> = BTreeMap::new();
-        for (n, p) in partition.values().iter().enumerate() {
-            let seen = partitions.entry(*p).or_insert_with(|| Seen::at(metrics.partition(*p).watermark.get()));
-            seen.row(event_time.is_valid(n).then(|| event_time.value(n)), now);
-        }
-        for (p, seen) in partitions {
-            let partition = metrics.partition(p);
-            partition.count(Outcome::Applied, seen.rows - seen.late);
-            partition.count(Outcome::LateApplied, seen.late);
-            if let Some(newest) = seen.newest {
-                partition.event_time.raise(newest);
-                partition.watermark.raise(newest);
-            }
-        }
-        if !wall {
-            return;
-        }
-        let readers = self.plan.views.iter().filter(|v| v.plan.stream.name == source.name);
-        for view in readers.filter_map(|v| self.metrics.view(&v.plan.name)) {
-            // Records of one append have one time.
-            for run in arrival.values().chunk_by(|a, b| a == b) {
-                view.freshness.record_micros(now - run[0], run.len() as u64);
-            }
-        }
     }
 
     /// Moves the joined views' updates of closed epochs into the commit.

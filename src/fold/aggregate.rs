@@ -17,7 +17,7 @@ use super::columns::decode_value;
 use super::entry::{Entry, Shape};
 use super::tally::Tally;
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
-use crate::plan::operator::{Aggregate, FoldPlan, Function, ValueType};
+use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType};
 
 /// A value that outlives its entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use super::aggregate::Acc;
 use super::entry::{Entry, PLACE, Shape, place};
-use crate::plan::operator::FoldPlan;
+use crate::fold::plan::FoldPlan;
 
 /// Entries of a full chunk; it splits at twice that.
 pub const CHUNK: usize = 256;

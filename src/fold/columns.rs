@@ -3,7 +3,7 @@
 //! TEXT is kept as its bytes; lists, structs and binary as Arrow's row format, which decodes and compares like the value.
 //!
 //! Invariants: what goes in comes out with the same type and bytes, except that a NaN is one NaN. Neighbours: `entry`
-//! lays the words out, `dataflow::project` encodes, `offline::segment` writes the batches.
+//! lays the words out, `plan::project` encodes, `offline::segment` writes the batches.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use datafusion::common::ScalarValue;
 use super::aggregate::{Held, float_bits};
 use super::entry::{BITS, CLOSING, Entry, Shape, Updates, hash_group, pack_bytes, place};
 use crate::definition::timestamp;
-use crate::plan::operator::{FoldPlan, ValueType};
+use crate::fold::plan::{FoldPlan, ValueType};
 
 /// How a value of this type is kept.
 pub fn value_type(data_type: &DataType) -> ValueType {

@@ -5,13 +5,13 @@
 //! ones in the heap beside it. [`Updates`] is a batch of entries with their groups and epochs.
 //!
 //! Invariants: equal bytes have one representation (short ones are always inline), so most comparisons are of words.
-//! Neighbours: `dataflow::project` makes batches, `fold::group` keeps entries, `fold::columns` turns both into Arrow.
+//! Neighbours: `plan::project` makes batches, `fold::group` keeps entries, `fold::columns` turns both into Arrow.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::operator::{FoldPlan, ValueType};
+use crate::fold::plan::{FoldPlan, ValueType};
 
 /// Word of the event time.
 pub const EVENT_TIME: usize = 0;

@@ -16,7 +16,7 @@ use super::aggregate::{Acc, Total};
 use super::chunk::{CHUNK, Chunk};
 use super::entry::{Entry, Shape, Update};
 use super::latest::{Counted, Latest};
-use crate::plan::operator::{Aggregate, FoldPlan, Function, Window};
+use crate::fold::plan::{Aggregate, FoldPlan, Function, Window};
 
 /// Chunks with one partial over all of them.
 const BLOCK: usize = 32;

@@ -4,7 +4,7 @@
 //! verification of the updates log all go through it, so they cannot disagree about what a query means.
 //!
 //! Invariants: an answer depends on the set of updates, not on the order in which they came; what was inserted can be
-//! retracted without residue. Neighbours: `plan::operator` says what to keep; `state::page` keeps groups by commit,
+//! retracted without residue. Neighbours: `plan` says what to keep; `state::page` keeps groups by commit,
 //! `offline::point_in_time` slides them over labels.
 
 pub mod aggregate;
@@ -14,6 +14,7 @@ pub mod entry;
 pub mod group;
 pub mod latest;
 pub mod layout;
+pub mod plan;
 pub mod tally;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::entry::{Entry, Update, place};
 use super::{Fold, Group, Status, layout};
-use crate::plan::operator::{Aggregate, FoldPlan, Function, ValueType, Window};
+use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
 
 const HORIZON: i64 = 6_000;
 

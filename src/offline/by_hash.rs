@@ -17,7 +17,7 @@ use super::segment::Asked;
 use super::{Offline, OfflineError, up_to};
 use crate::fold::columns::from_batch;
 use crate::fold::entry::Updates;
-use crate::plan::operator::FoldPlan;
+use crate::fold::plan::FoldPlan;
 use crate::time::Epoch;
 
 /// One sorted run of updates.

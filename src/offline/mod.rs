@@ -28,11 +28,11 @@ use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
 use parking_lot::Mutex;
 
-use crate::dataflow::project::Projector;
 use crate::fold::columns::from_batch;
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Group};
 use crate::plan::Plan;
+use crate::plan::project::Projector;
 use crate::state::commit::LogKind;
 use crate::state::{StateError, Store};
 use crate::time::{Ask, Epoch};
@@ -110,6 +110,14 @@ impl Offline {
     /// The plan.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// The updates of a view that follow from a batch of its stream's events: what its log would hold if it were kept.
+    ///
+    /// # Errors
+    /// A batch of another schema.
+    pub fn project_events(&self, view: usize, events: &RecordBatch) -> Result<Vec<Updates>, OfflineError> {
+        Ok(self.projectors[view].project_events(events, 1)?.updates)
     }
 
     /// The store.

@@ -12,11 +12,12 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Aggregate as AggregateNode, BinaryExpr, Expr, Operator};
 
 use super::bind::compile;
-use super::operator::{Aggregate, Compiled, FoldPlan, Function, ValueType, Window};
+use super::operator::Compiled;
 use super::refusal::{LowerError, refuse};
 use super::row::Row;
 use super::temporal::{mentions_now, window_of};
 use crate::fold::columns::value_type;
+use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
 
 /// Sort keys: expressions with (descending, nulls first).
 type Order = Vec<(Compiled, bool, bool)>;

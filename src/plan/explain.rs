@@ -7,7 +7,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::PlannedView;
-use super::operator::{Aggregate, Compiled, Output, ViewPlan, Window};
+use super::operator::{Compiled, Output, ViewPlan};
+use crate::fold::plan::{Aggregate, Window};
 
 /// Microseconds as a person writes them.
 pub fn interval(micros: i64) -> String {

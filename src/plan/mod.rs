@@ -12,6 +12,7 @@ pub mod functions;
 pub mod lower;
 pub mod operator;
 pub mod output;
+pub mod project;
 pub mod refusal;
 mod row;
 pub mod temporal;
@@ -47,6 +48,13 @@ pub struct PlannedView {
     pub fold: Arc<Fold>,
     /// Its version's number; 1 until definitions can change.
     pub version: u32,
+}
+
+impl PlannedView {
+    /// Are its updates in the log? Those of a view over one stream alone are not: they follow from the stream's events.
+    pub fn logs_updates(&self) -> bool {
+        !self.plan.joins.is_empty()
+    }
 }
 
 impl Plan {

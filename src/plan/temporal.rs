@@ -6,7 +6,7 @@
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use super::operator::Window;
+use crate::fold::plan::Window;
 
 /// Does the expression ask for the moment of the question?
 pub fn mentions_now(expr: &Expr) -> bool {

@@ -13,10 +13,10 @@ use arrow::array::{
 use serde_json::Value;
 
 use super::http::{HttpState, router, serve};
-use crate::dataflow::project::Projector;
 use crate::offline::Offline;
 use crate::offset::Offsets;
 use crate::online::Online;
+use crate::plan::project::Projector;
 use crate::state::Store;
 use crate::state::cache::Cache;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};

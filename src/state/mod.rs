@@ -17,6 +17,7 @@ pub mod cache;
 pub mod commit;
 pub mod log;
 pub mod page;
+pub mod redo;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};

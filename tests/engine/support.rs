@@ -8,7 +8,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::dataflow::recover;
 use headwater::definition::{self, Definitions};
 use headwater::engine::{Node, Settings};
 use headwater::offline::Offline;
@@ -18,6 +17,7 @@ use headwater::source::replay::{Replay, ReplayClock, Resume};
 use headwater::state::Store;
 use headwater::state::cache::{Cache, Read};
 use headwater::state::commit::ClockKind;
+use headwater::state::redo::redo;
 use headwater::time::{Ask, Clock, Epoch, parse_instant};
 use headwater::verify::{Request, Verifier, offsets};
 use rand::rngs::StdRng;
@@ -235,8 +235,9 @@ impl Loaded {
     pub(crate) fn open(&self, data: &Path) -> Opened {
         let store = Arc::new(Store::open_reader(data, &self.plan).expect("the store opens"));
         let cache = Cache::new(Arc::clone(&store), &self.plan).expect("pages are readable");
-        recover::redo(&store, &self.plan, &cache, None).expect("the tail is readable");
         let offline = Offline::new(Arc::clone(&self.plan), Arc::clone(&store)).expect("the log is readable");
+        let project = |view: usize, events: &_| offline.project_events(view, events);
+        redo(&store, &self.plan, &cache, None, project).expect("the tail is readable");
         Opened { plan: Arc::clone(&self.plan), store, cache, offline }
     }
 

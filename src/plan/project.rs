@@ -1,7 +1,8 @@
 //! Rows into updates: a view's `WHERE`, group, values and filters evaluated over a batch, packed for the fold.
 //!
 //! Invariants: a row on which an expression fails is refused for this view and harms no other row; the outcome does not
-//! depend on how rows are batched. Neighbours: `plan::operator` has the expressions, `fold::entry` the packed form.
+//! depend on how rows are batched. Neighbours: `operator` has the expressions, `fold::entry` the packed form;
+//! `dataflow` projects what comes in, `offline` what is logged.
 
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType}
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::DataFusionError;
 
+use super::PlannedView;
+use super::operator::{Compiled, ViewPlan};
 use crate::fold::columns::Encoder;
 use crate::fold::entry::{Updates, hash_group, place};
-use crate::plan::PlannedView;
-use crate::plan::operator::{Compiled, ViewPlan};
 
 /// Evaluates one view's rows.
 pub struct Projector {

@@ -1,0 +1,192 @@
+//! What a node says of itself: plan, commits, pages and RocksDB read into `telemetry`.
+//!
+//! Invariants: it watches and changes nothing; a number that it has no reading for is left as it was. Neighbours:
+//! `dataflow::commit` tells it of commits, `telemetry` keeps the numbers and renders them, `engine` starts it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
+
+use crate::dataflow::commit::{Input, OnCommit};
+use crate::definition::{Connector, Source};
+use crate::fold::aggregate::sums_that_did_not_fit;
+use crate::offset::Offsets;
+use crate::plan::Plan;
+use crate::state::Store;
+use crate::state::cache::Cache;
+use crate::state::commit::{ClockKind, Commit};
+use crate::telemetry::Metrics;
+use crate::telemetry::source::Outcome;
+use crate::time::Clock;
+
+/// Between two counts of the pages' memory for whoever scrapes: it looks at every page.
+const COUNT: Duration = Duration::from_secs(10);
+
+/// The registry for a plan: its views, and where its sources come from.
+pub fn metrics(plan: &Plan) -> Metrics {
+    let metrics = Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version)));
+    for source in &plan.sources {
+        let (place, arrival) = origin(source);
+        metrics.source(&source.name).set_info(place, arrival);
+    }
+    metrics
+}
+
+/// Where a source comes from, and what its arrival times are.
+fn origin(source: &Source) -> (&str, &'static str) {
+    let arrival = if source.arrival_time.is_some() { "column" } else { "fetch" };
+    match &source.from {
+        Connector::Kafka { topic, .. } if source.arrival_time.is_none() => (topic, "broker"),
+        Connector::Kafka { topic, .. } => (topic, arrival),
+        Connector::File { path, .. } => (path, arrival),
+    }
+}
+
+/// The positions from which the sources go on after a start.
+pub fn resume_at(metrics: &Metrics, offsets: &Offsets) {
+    for (source, partitions) in &offsets.0 {
+        for (partition, next) in partitions {
+            let exported = metrics.source(source).partition(*partition);
+            exported.durable.set(*next);
+            exported.next.set(*next);
+        }
+    }
+}
+
+/// Numbers that are asked for at each scrape rather than reported.
+pub fn collect_at_scrape(metrics: &Metrics, plan: &Arc<Plan>, cache: &Arc<Cache>, store: &Arc<Store>) {
+    let (cache, store, plan) = (Arc::clone(cache), Arc::clone(store), Arc::clone(plan));
+    let counted = parking_lot::Mutex::new(None::<Instant>);
+    metrics.on_scrape(move |metrics| {
+        let mut counted = counted.lock();
+        let again = counted.is_none_or(|at| at.elapsed() >= COUNT);
+        for (n, view) in plan.views.iter().enumerate() {
+            let Some(exported) = metrics.view(&view.plan.name) else { continue };
+            exported.keys.store(cache.resident(n), Ordering::Relaxed);
+            if again {
+                exported.state_bytes.store(cache.memory(n) as u64, Ordering::Relaxed);
+            }
+        }
+        if again {
+            *counted = Some(Instant::now());
+        }
+        metrics.engine().unfit.store(sums_that_did_not_fit(), Ordering::Relaxed);
+        let pools = [
+            ("memtables", "rocksdb.cur-size-all-mem-tables"),
+            ("block_cache", "rocksdb.block-cache-usage"),
+            ("table_readers", "rocksdb.estimate-table-readers-mem"),
+        ];
+        for (pool, property) in pools {
+            metrics.engine().rocksdb_memory(pool, store.property(property).unwrap_or(0));
+        }
+    });
+}
+
+/// For the committer: reports each commit.
+pub fn on_commit(plan: Arc<Plan>, metrics: Arc<Metrics>, clock: Clock) -> OnCommit {
+    let reporter = Reporter { plan, metrics, clock };
+    Box::new(move |inputs, commit| reporter.report(inputs, commit))
+}
+
+/// Reads commits.
+struct Reporter {
+    plan: Arc<Plan>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl Reporter {
+    /// Says what was committed: offsets, refusals, and how long events took from their arrival to here.
+    fn report(&self, inputs: &[(Input, ClockKind)], commit: &Commit) {
+        let wall = commit.clock == ClockKind::Wall;
+        for (input, _) in inputs {
+            input.closed.iter().for_each(|at| self.metrics.engine().close.record(at.elapsed()));
+        }
+        let now = self.clock.now();
+        self.metrics.engine().epoch.set(commit.last.micros());
+        let known = inputs.iter().filter_map(|(input, _)| input.complete).max();
+        if let Some(complete) = if wall { known } else { Some(commit.visible) } {
+            self.metrics.set_complete(complete);
+        }
+        for rejected in &commit.rejected {
+            self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
+            // What a view refuses was a good record of its source.
+            if rejected.view.is_none() {
+                let future = rejected.reason.starts_with("future");
+                let outcome = if future { Outcome::FutureHeld } else { Outcome::DecodeError };
+                self.metrics.source(&rejected.source).partition(rejected.partition).count(outcome, 1);
+            }
+        }
+        for (source, partitions) in &commit.offsets.0 {
+            let source = self.metrics.source(source);
+            for (p, next) in partitions {
+                let partition = source.partition(*p);
+                partition.durable.raise(*next);
+                partition.next.raise(*next);
+            }
+        }
+        for (index, batch) in inputs.iter().flat_map(|(i, _)| &i.events) {
+            self.report_events(*index, batch, now, wall);
+        }
+    }
+
+    fn report_events(&self, index: usize, batch: &RecordBatch, now: i64, wall: bool) {
+        let source = &self.plan.sources[index];
+        let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
+        let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
+        let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
+        let metrics = self.metrics.source(&source.name);
+        let mut partitions: BTreeMap<i32, Seen> = BTreeMap::new();
+        for (n, p) in partition.values().iter().enumerate() {
+            let seen = partitions.entry(*p).or_insert_with(|| Seen::at(metrics.partition(*p).watermark.get()));
+            seen.row(event_time.is_valid(n).then(|| event_time.value(n)), now);
+        }
+        for (p, seen) in partitions {
+            let partition = metrics.partition(p);
+            partition.count(Outcome::Applied, seen.rows - seen.late);
+            partition.count(Outcome::LateApplied, seen.late);
+            if let Some(newest) = seen.newest {
+                partition.event_time.raise(newest);
+                partition.watermark.raise(newest);
+            }
+        }
+        if !wall {
+            return;
+        }
+        let readers = self.plan.views.iter().filter(|v| v.plan.stream.name == source.name);
+        for view in readers.filter_map(|v| self.metrics.view(&v.plan.name)) {
+            // Records of one append have one time.
+            for run in arrival.values().chunk_by(|a, b| a == b) {
+                view.freshness.record_micros(now - run[0], run.len() as u64);
+            }
+        }
+    }
+}
+
+/// What a batch has of one partition.
+struct Seen {
+    /// Greatest event time before the batch.
+    watermark: i64,
+    rows: u64,
+    late: u64,
+    newest: Option<i64>,
+}
+
+impl Seen {
+    fn at(watermark: Option<i64>) -> Seen {
+        Seen { watermark: watermark.unwrap_or(i64::MIN), rows: 0, late: 0, newest: None }
+    }
+
+    fn row(&mut self, event_time: Option<i64>, now: i64) {
+        self.rows += 1;
+        let Some(at) = event_time else { return };
+        self.late += u64::from(at < self.watermark);
+        if at <= now {
+            self.newest = self.newest.max(Some(at));
+        }
+    }
+}
