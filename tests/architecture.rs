@@ -1,4 +1,5 @@
-//! What the compiler and clippy do not see of the architecture: headers, the order of modules, who may use which crate.
+//! What the compiler and clippy do not see of the architecture: headers, the order of modules, who may use which crate,
+//! and which test stands for which rule.
 //!
 //! The order of `src/lib.rs` is the architecture: a module uses only modules declared above it. Code for tests is free.
 
@@ -12,6 +13,9 @@ const OWNERS: [(&str, &[&str], &str); 4] = [
     ("timely", &["dataflow/", "telemetry/lag.rs", "engine.rs"], "engine.rs starts and wakes the workers"),
     ("differential_dataflow", &["dataflow/"], "only the dataflow computes incrementally"),
 ];
+
+/// The exact rules that the design numbers.
+const RULES: usize = 37;
 
 /// A source file without its comments and its tests.
 struct File {
@@ -203,5 +207,58 @@ fn the_batch_engine_shares_no_code_with_the_fold() {
             }
         }
     }
+    none(&problems);
+}
+
+/// Test functions by name: in `src/`, here and in Python.
+fn test_names() -> BTreeSet<String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![top.join("src"), top.join("tests")];
+    let mut names = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the checkout is readable") {
+            let path = entry.expect("the checkout is readable").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if !path.extension().is_some_and(|e| e == "rs" || e == "py") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("code is text");
+            let mut is_test = false;
+            for line in text.lines().map(str::trim_start) {
+                is_test |= line.starts_with("#[test]") || line.starts_with("def test_");
+                let name = line.strip_prefix("fn ").or_else(|| line.strip_prefix("def "));
+                let Some(name) = name.filter(|_| is_test) else { continue };
+                names.insert(name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+                is_test = false;
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_table_of_rules_names_tests_that_exist() {
+    let names = test_names();
+    assert!(names.len() > 150, "these are not all tests");
+    let text = include_str!("README.md");
+    let (mut problems, mut next) = (vec![], 1);
+    for line in text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| rule")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [rule, _, tests, open] = cells[..] else { panic!("four cells: {line}") };
+        if rule != next.to_string() {
+            problems.push(format!("tests/README.md: after rule {} comes {rule}", next - 1));
+        }
+        next += 1;
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        let lost = named.iter().filter(|n| !names.contains(**n));
+        problems.extend(lost.map(|n| format!("tests/README.md: rule {rule} names `{n}`, which is no test")));
+        if named.is_empty() && (!tests.contains("no test") || open.is_empty()) {
+            problems.push(format!("tests/README.md: rule {rule} names no test and does not say so"));
+        }
+    }
+    assert_eq!(next - 1, RULES, "rules in tests/README.md");
     none(&problems);
 }
