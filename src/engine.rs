@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use timely::scheduling::SyncActivator;
 
 use crate::dataflow::commit::{Committer, Input, Progress, ToCommitter};
-use crate::dataflow::{Feed, Shared, run_worker};
+use crate::dataflow::{Feed, Shared, SteppedWorker, run_worker};
 use crate::monitor;
 use crate::offline::{Offline, OfflineError};
 use crate::plan::Plan;
@@ -105,8 +105,50 @@ impl Node {
         clock: &Clock,
     ) -> Result<Node, EngineError> {
         let started = Instant::now();
-        let metrics = Arc::new(monitor::metrics(&plan));
         let store = Arc::new(Store::open(dir, &plan)?);
+        let (mut node, committer) = Node::over(plan, store, settings, clock)?;
+        let (inbox, report) = (committer.inbox, committer.report);
+        let committer = committer.committer;
+        let thread = std::thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || committer.run(&inbox, &report))
+            .map_err(|e| EngineError::Stopped(e.to_string()))?;
+        node.committer = Some(thread);
+        let (feeds, wakers, workers) = start_workers(&node.shared, settings.workers)?;
+        (node.feeds, node.wakers, node.workers) = (feeds, wakers, Some(workers));
+        node.metrics.engine().recovery.set(i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX));
+        Ok(node)
+    }
+
+    /// The same without a thread: one worker and the committer do nothing but what they are stepped to. For simulations.
+    /// [`Node::feed`], [`Node::drain`] and [`Node::stop`] wait for the committer and must not have to.
+    ///
+    /// # Errors
+    /// As of [`Node::start`].
+    pub fn open_stepped(
+        plan: Arc<Plan>,
+        store: Arc<Store>,
+        settings: Settings,
+        clock: &Clock,
+    ) -> Result<(Node, Stepped), EngineError> {
+        assert_eq!(settings.workers, 1, "nobody steps more than one");
+        let (mut node, committer) = Node::over(plan, store, settings, clock)?;
+        let (feed, inbox) = unbounded();
+        let (wake, awake) = unbounded();
+        let worker = SteppedWorker::new(&node.shared, inbox, &wake);
+        node.feeds = vec![feed];
+        node.wakers = awake.try_iter().map(|(_, waker)| waker).collect();
+        Ok((node, Stepped { worker, committer }))
+    }
+
+    /// A node over a store, without workers, and its committer, which nobody runs yet.
+    fn over(
+        plan: Arc<Plan>,
+        store: Arc<Store>,
+        settings: Settings,
+        clock: &Clock,
+    ) -> Result<(Node, SteppedCommitter), EngineError> {
+        let metrics = Arc::new(monitor::metrics(&plan));
         let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
         let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
         let redone = redo(&store, &plan, &cache, None, |view, events| offline.project_events(view, events))?;
@@ -121,10 +163,6 @@ impl Node {
             settings.sync_always,
             monitor::on_commit(Arc::clone(&plan), Arc::clone(&metrics), clock.clone()),
         );
-        let committer = std::thread::Builder::new()
-            .name("committer".into())
-            .spawn(move || committer.run(&inbox, &report))
-            .map_err(|e| EngineError::Stopped(e.to_string()))?;
         let shared = Arc::new(Shared {
             plan: Arc::clone(&plan),
             cache: Arc::clone(&cache),
@@ -134,7 +172,6 @@ impl Node {
             stop: AtomicBool::new(false),
             failed: parking_lot::Mutex::new(None),
         });
-        let (feeds, wakers, workers) = start_workers(&shared, settings.workers)?;
         let node = Node {
             plan,
             store,
@@ -142,20 +179,19 @@ impl Node {
             offline,
             shared,
             metrics,
-            feeds,
-            wakers,
+            feeds: vec![],
+            wakers: vec![],
             progress,
             last_progress: Progress { closed: resumed, ..Progress::default() },
             under_way: std::collections::VecDeque::new(),
             resumed,
-            workers: Some(workers),
-            committer: Some(committer),
+            workers: None,
+            committer: None,
             redone,
         };
         node.metrics.engine().epoch.set(resumed.cast_signed());
-        node.metrics.engine().recovery.set(i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX));
         monitor::collect_at_scrape(&node.metrics, &node.plan, &node.cache, &node.store);
-        Ok(node)
+        Ok((node, SteppedCommitter { committer, inbox, report }))
     }
 
     /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch. Reads are answered
@@ -164,6 +200,14 @@ impl Node {
     /// # Errors
     /// A log that cannot be read.
     pub fn rebuild(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
+        self.rebuild_resting(stop, || std::thread::sleep(std::time::Duration::from_millis(1)))
+    }
+
+    /// The same; `rest` is called while the workers have enough to do.
+    ///
+    /// # Errors
+    /// As of [`Node::rebuild`].
+    pub fn rebuild_resting(&mut self, stop: &AtomicBool, mut rest: impl FnMut()) -> Result<(), EngineError> {
         let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
         let names =
             joined.flat_map(|v| std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name)));
@@ -178,7 +222,7 @@ impl Node {
                         return Err(OfflineError::Stopped);
                     }
                     let _ = self.wakers[turn].activate();
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    rest();
                 }
                 let _ = self.feeds[turn].send(Feed::Again(source, batch));
                 Ok(())
@@ -261,13 +305,14 @@ impl Node {
         while let Ok(progress) = self.progress.try_recv() {
             self.note(progress);
         }
-        if self.shared.stop.load(Ordering::Acquire) || self.committer.as_ref().is_none_or(JoinHandle::is_finished) {
+        if self.shared.stop.load(Ordering::Acquire) || self.committer.as_ref().is_some_and(JoinHandle::is_finished) {
             return Err(self.why_stopped());
         }
         Ok(())
     }
 
     fn why_stopped(&mut self) -> EngineError {
+        self.shared.stop.store(true, Ordering::Release);
         if let Some(why) = self.shared.failed.lock().clone() {
             return EngineError::Stopped(why);
         }
@@ -331,6 +376,11 @@ impl Node {
         }
     }
 
+    /// May a slice be fed without waiting for a commit?
+    pub fn has_room(&self) -> bool {
+        self.under_way.len() < UNDER_WAY
+    }
+
     /// What the threads of the node share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
@@ -359,6 +409,38 @@ impl Node {
     /// The log.
     pub fn offline(&self) -> &Arc<Offline> {
         &self.offline
+    }
+}
+
+/// The parts of a node that are threads elsewhere: see [`Node::open_stepped`].
+pub struct Stepped {
+    /// The only worker.
+    pub worker: SteppedWorker,
+    /// The committer.
+    pub committer: SteppedCommitter,
+}
+
+/// A committer and its inbox.
+pub struct SteppedCommitter {
+    committer: Committer,
+    inbox: Receiver<ToCommitter>,
+    report: Sender<Progress>,
+}
+
+impl SteppedCommitter {
+    /// Takes up to so many messages in, and commits what they close.
+    ///
+    /// # Errors
+    /// The store's; it must not be stepped again then.
+    pub fn step(&mut self, messages: usize) -> Result<(), StateError> {
+        self.committer.turn(self.inbox.try_iter().take(messages))?;
+        let _ = self.report.send(self.committer.progress());
+        Ok(())
+    }
+
+    /// Messages that wait for it.
+    pub fn waiting(&self) -> usize {
+        self.inbox.len()
     }
 }
 

@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::engine::{EngineError, Node};
-use crate::time::{Clock, Epoch};
+use crate::time::{Clock, Epoch, Mark};
 
 /// How long writing back rests, in lengths of the work before: the cores are for events and reads.
 const REST: u32 = 4;
@@ -62,21 +62,12 @@ pub struct Housekeeping {
 impl Housekeeping {
     /// Starts it for a node; it ends once `stop` is set.
     pub fn start(node: &Node, pace: Pace, stop: &Arc<AtomicBool>) -> Housekeeping {
-        let mut work = Work {
-            cache: Arc::clone(node.cache()),
-            store: Arc::clone(node.store()),
-            offline: Arc::clone(node.offline()),
-            metrics: Arc::clone(node.metrics()),
-            pace,
-            synced: (0, Instant::now()),
-            written: (0, Instant::now()),
-            sealed: 0,
-        };
-        pace.memory.iter().for_each(|bytes| node.cache().keep_in_memory(*bytes));
+        let clock = Clock::Machine;
+        let mut work = Work::of(node, pace, &clock);
         let (stop, shared) = (Arc::clone(stop), Arc::clone(node.shared()));
         let run = move || {
             while !stop.load(Ordering::Acquire) {
-                std::thread::sleep(pace.sync.min(LOOK));
+                clock.sleep(pace.sync.min(LOOK));
                 if let Err(e) = work.turn() {
                     shared.fail("beside the dataflow", e);
                     return;
@@ -94,38 +85,64 @@ impl Housekeeping {
     }
 }
 
-struct Work {
+/// The work itself, turn by turn.
+pub struct Work {
     cache: Arc<crate::state::cache::Cache>,
     store: Arc<crate::state::Store>,
     offline: Arc<crate::offline::Offline>,
     metrics: Arc<crate::telemetry::Metrics>,
     pace: Pace,
+    clock: Clock,
     /// The epoch that is on disk, and since when.
-    synced: (u64, Instant),
+    synced: (u64, Mark),
     /// Updates taken when pages were last written back, and when that was.
-    written: (u64, Instant),
+    written: (u64, Mark),
     /// Updates taken when the tail was last sealed.
     sealed: u64,
 }
 
 impl Work {
-    fn turn(&mut self) -> Result<(), EngineError> {
+    /// For a node, from now on.
+    pub fn of(node: &Node, pace: Pace, clock: &Clock) -> Work {
+        pace.memory.iter().for_each(|bytes| node.cache().keep_in_memory(*bytes));
+        Work {
+            cache: Arc::clone(node.cache()),
+            store: Arc::clone(node.store()),
+            offline: Arc::clone(node.offline()),
+            metrics: Arc::clone(node.metrics()),
+            pace,
+            clock: clock.clone(),
+            synced: (0, clock.mark()),
+            written: (0, clock.mark()),
+            sealed: 0,
+        }
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The store's or the file system's: the node must stop.
+    pub fn turn(&mut self) -> Result<(), EngineError> {
         let epoch = self.cache.published().epoch;
-        if epoch != self.synced.0 && self.synced.1.elapsed() >= self.pace.sync {
-            self.synced.1 = Instant::now();
+        if epoch != self.synced.0 && self.clock.since(self.synced.1) >= self.pace.sync {
+            self.synced.1 = self.clock.mark();
             self.store.sync()?;
             self.metrics.set_durable(epoch.cast_signed());
             self.synced.0 = epoch;
         }
         let taken = self.cache.taken();
         let unwritten = taken - self.written.0;
-        let late = unwritten > 0 && self.written.1.elapsed() >= self.pace.write_back;
+        let late = unwritten > 0 && self.clock.since(self.written.1) >= self.pace.write_back;
         if unwritten >= self.pace.write_back_updates || late {
-            let started = Instant::now();
-            self.cache.write_back_at_ease(|worked| std::thread::sleep(worked * REST))?;
-            self.written = (taken, Instant::now());
-            self.metrics.engine().checkpoint.record(started.elapsed());
-            self.metrics.engine().checkpoint_last_success.set(Clock::Machine.now());
+            let started = self.clock.mark();
+            let mut since = started;
+            self.cache.write_back_at_ease(|| {
+                self.clock.sleep(self.clock.since(since) * REST);
+                since = self.clock.mark();
+            })?;
+            self.written = (taken, self.clock.mark());
+            self.metrics.engine().checkpoint.record(self.clock.since(started));
+            self.metrics.engine().checkpoint_last_success.set(self.clock.now());
         }
         // What is not written back cannot be sealed.
         if self.written.0 - self.sealed >= self.pace.seal_updates {

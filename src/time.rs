@@ -3,12 +3,14 @@
 //! An event time says when something happened; an epoch names a closed slice of input; an ask is the moment a
 //! question is about, the value of `now()` in it. They are all microseconds since 1970-01-01 UTC and they never mix.
 //!
-//! Invariants: nothing else in the crate reads the machine's clock. Neighbours: everything.
+//! Invariants: nothing else in the crate reads the machine's clock, nor measures or waits by it where that decides
+//! anything. Neighbours: everything.
 
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Add;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -170,6 +172,53 @@ impl Clock {
             Clock::Manual(at) => at.load(Ordering::SeqCst),
         }
     }
+
+    /// Where a measurement begins. The machine's marks never go back, whatever its time of day does.
+    pub fn mark(&self) -> Mark {
+        match self {
+            Clock::Machine => Mark(STARTED.elapsed()),
+            Clock::Manual(at) => Mark(Duration::from_micros(u64::try_from(at.load(Ordering::SeqCst)).unwrap_or(0))),
+        }
+    }
+
+    /// The time since a mark of this clock; nothing if a manual clock was set back behind it.
+    pub fn since(&self, mark: Mark) -> Duration {
+        self.mark().since(mark)
+    }
+
+    /// Waits. A manual clock moves on by that much at once: who waits by it wants to find it there.
+    pub fn sleep(&self, duration: Duration) {
+        match self {
+            Clock::Machine => std::thread::sleep(duration),
+            Clock::Manual(at) => {
+                let micros = i64::try_from(duration.as_micros()).expect("nobody waits for an age");
+                at.fetch_add(micros, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// From here marks of the machine's clock count.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A point of a clock that only measures: it says how much time has gone by since, and names no instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(Duration);
+
+impl Mark {
+    /// The time from an earlier mark to this one; nothing if that is later.
+    pub fn since(self, earlier: Mark) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Mark {
+    type Output = Mark;
+
+    fn add(self, duration: Duration) -> Mark {
+        Mark(self.0.saturating_add(duration))
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +270,20 @@ mod tests {
         ] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn a_manual_clock_measures_and_waits_by_itself() {
+        let at = Arc::new(AtomicI64::new(1_000));
+        let clock = Clock::Manual(Arc::clone(&at));
+        let mark = clock.mark();
+        clock.sleep(Duration::from_millis(2));
+        assert_eq!((clock.now(), clock.since(mark)), (3_000, Duration::from_millis(2)));
+        assert!(mark + Duration::from_millis(3) > clock.mark());
+        at.store(0, Ordering::SeqCst);
+        assert_eq!(clock.since(mark), Duration::ZERO);
+        let mark = Clock::Machine.mark();
+        assert!(Clock::Machine.mark() >= mark);
     }
 
     #[test]

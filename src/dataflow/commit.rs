@@ -114,31 +114,43 @@ impl Committer {
     /// # Errors
     /// The store's: the process must end, nothing after the last published commit is kept.
     pub fn run(mut self, inbox: &Receiver<ToCommitter>, progress: &Sender<Progress>) -> Result<(), StateError> {
-        loop {
-            let (mut closed, mut stop) = (0, false);
-            let mut message = inbox.recv().ok();
-            if message.is_none() {
-                return Ok(());
-            }
-            // Take all that has arrived: one commit for it.
-            while let Some(m) = message {
-                match m {
-                    ToCommitter::Input(input, clock) => self.inputs.push((input, clock)),
-                    ToCommitter::Updates(updates) => self.updates.push(updates),
-                    ToCommitter::Refused(rejected) => self.refused.extend(rejected),
-                    ToCommitter::Closed(frontier) => closed = frontier.max(closed),
-                    ToCommitter::Stop => stop = true,
-                }
-                message = inbox.try_recv().ok();
-            }
-            if closed > self.progress.closed {
-                self.close(closed)?;
+        while let Ok(first) = inbox.recv() {
+            let before = self.progress;
+            let goes_on = self.turn(std::iter::once(first).chain(inbox.try_iter()))?;
+            if self.progress != before {
                 let _ = progress.send(self.progress);
             }
-            if stop {
-                return Ok(());
+            if !goes_on {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// One step: takes all that has arrived, and commits what is over, one commit for it. False once it was told to stop.
+    ///
+    /// # Errors
+    /// As of [`Committer::run`].
+    pub fn turn(&mut self, arrived: impl Iterator<Item = ToCommitter>) -> Result<bool, StateError> {
+        let (mut closed, mut stop) = (0, false);
+        for message in arrived {
+            match message {
+                ToCommitter::Input(input, clock) => self.inputs.push((input, clock)),
+                ToCommitter::Updates(updates) => self.updates.push(updates),
+                ToCommitter::Refused(rejected) => self.refused.extend(rejected),
+                ToCommitter::Closed(frontier) => closed = frontier.max(closed),
+                ToCommitter::Stop => stop = true,
+            }
+        }
+        if closed > self.progress.closed {
+            self.close(closed)?;
+        }
+        Ok(!stop)
+    }
+
+    /// What has been committed since the start.
+    pub fn progress(&self) -> Progress {
+        self.progress
     }
 
     fn close(&mut self, closed: u64) -> Result<(), StateError> {

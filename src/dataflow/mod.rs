@@ -29,7 +29,7 @@ use commit::ToCommitter;
 use rows::Time;
 
 pub use input::Feed;
-pub use worker::run_worker;
+pub use worker::{SteppedWorker, run_worker};
 
 /// What all workers share.
 pub struct Shared {

@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
+use timely::WorkerConfig;
+use timely::communication::Allocator;
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
@@ -35,5 +37,37 @@ pub fn run_worker(
     // Closing inputs would say that time has ended. Dropping the graph says nothing.
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
+    }
+}
+
+/// A worker without a thread: whoever holds it steps it, and between two steps nothing happens. For simulations.
+pub struct SteppedWorker {
+    worker: Worker,
+}
+
+impl SteppedWorker {
+    /// Builds the graph for this worker alone.
+    pub(crate) fn new(shared: &Arc<Shared>, inbox: Receiver<Feed>, wake: &Sender<(usize, SyncActivator)>) -> Self {
+        let alone = timely::communication::allocator::thread::Thread::default();
+        // Without an instant to count from there is no log, so the recorder hears nothing.
+        let mut worker = Worker::new(WorkerConfig::default(), Allocator::Thread(alone), None);
+        let mut recorder = lag::install(&worker, Arc::clone(shared.metrics.operators()));
+        if let Err(e) = build(&mut worker, shared, inbox, wake, &mut recorder) {
+            shared.fail("the dataflow could not be built", e);
+        }
+        SteppedWorker { worker }
+    }
+
+    /// Gives every operator that has something to do its turn.
+    pub fn step(&mut self) {
+        self.worker.step();
+    }
+}
+
+impl Drop for SteppedWorker {
+    fn drop(&mut self) {
+        for dataflow in self.worker.installed_dataflows() {
+            self.worker.drop_dataflow(dataflow);
+        }
     }
 }

@@ -34,6 +34,7 @@ use crate::fold::{Evaluation, Group};
 use crate::plan::Plan;
 use crate::plan::project::Projector;
 use crate::state::commit::LogKind;
+use crate::state::faults::Step;
 use crate::state::{StateError, Store};
 use crate::time::{Ask, Epoch};
 use catalogue::{Catalogue, Entry};
@@ -211,6 +212,7 @@ impl Offline {
     /// than never, and told by its commit.
     fn log(&self, kind: LogKind) -> Result<(Catalogue, Tail<'_>), OfflineError> {
         let tail = self.store.tail(kind, self.store.sealed()?, u64::MAX);
+        self.store.faults().at(Step::LogHalfRead)?;
         Ok((Catalogue::read(&self.store)?, Box::new(tail)))
     }
 

@@ -32,6 +32,7 @@ use crate::fold::entry::{Update, Updates};
 use crate::plan::PlannedView;
 use crate::state::StateError;
 use crate::state::commit::LogKind;
+use crate::state::faults::Faults;
 use crate::time::Epoch;
 
 /// Rows of a file.
@@ -253,7 +254,8 @@ impl Sealer<'_> {
         let path = (0..).map(path_of).find(|p| !taken(p)).expect("numbers do not run out");
         let whole = data_dir.join(&path);
         let unfinished = whole.with_extension("tmp");
-        make_dir(data_dir, &target.dir)?;
+        let faults = self.offline.store.faults();
+        make_dir(faults, data_dir, &target.dir)?;
         let io = |source| OfflineError::Io { path: unfinished.clone(), source };
         let failed =
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: whole.clone(), why: e.to_string() };
@@ -266,10 +268,11 @@ impl Sealer<'_> {
             rows += batch.num_rows() as u64;
             writer.write(&batch).map_err(failed)?;
         }
-        writer.into_inner().map_err(failed)?.sync_all().map_err(io)?;
+        // Bytes, then the name, then the name on the disk: the catalogue may name only what a power loss leaves whole.
+        faults.sync_file(&writer.into_inner().map_err(failed)?, &unfinished).map_err(io)?;
         let (digest, bytes) = digest(&unfinished)?;
-        std::fs::rename(&unfinished, &whole).map_err(io)?;
-        sync_dir(&data_dir.join(&target.dir))?;
+        faults.rename(&unfinished, &whole).map_err(io)?;
+        sync_dir(faults, &data_dir.join(&target.dir))?;
         let (kind, name, version) = (target.kind, target.name.clone(), target.version);
         self.entries.push(Entry { path, kind, name, version, first, last, rows, bytes, digest });
         Ok(())
@@ -354,18 +357,17 @@ fn digest(path: &Path) -> Result<(String, u64), OfflineError> {
 }
 
 /// Makes a directory under the data directory, durably.
-fn make_dir(data_dir: &Path, dir: &Path) -> Result<(), OfflineError> {
+fn make_dir(faults: &Faults, data_dir: &Path, dir: &Path) -> Result<(), OfflineError> {
     let whole = data_dir.join(dir);
     if whole.is_dir() {
         return Ok(());
     }
     std::fs::create_dir_all(&whole).map_err(|source| OfflineError::Io { path: whole.clone(), source })?;
-    dir.ancestors().try_for_each(|d| sync_dir(&data_dir.join(d)))
+    dir.ancestors().try_for_each(|d| sync_dir(faults, &data_dir.join(d)))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), OfflineError> {
-    let io = |source| OfflineError::Io { path: dir.to_path_buf(), source };
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io)
+fn sync_dir(faults: &Faults, dir: &Path) -> Result<(), OfflineError> {
+    faults.sync_dir(dir).map_err(|source| OfflineError::Io { path: dir.to_path_buf(), source })
 }
 
 /// Removes files under `segments` that the catalogue does not know.

@@ -266,17 +266,17 @@ impl Cache {
     /// # Errors
     /// The store's; pages stay in memory, and the redo point where it was.
     pub fn write_back(&self) -> Result<usize, StateError> {
-        self.write_back_at_ease(|_| ())
+        self.write_back_at_ease(|| ())
     }
 
-    /// The same beside other work: `rest` is told how long each part of it took, and may wait.
+    /// The same beside other work: `rest` is called after each part of it, and may wait.
     ///
     /// # Errors
     /// As of [`Cache::write_back`].
-    pub fn write_back_at_ease(&self, rest: impl Fn(Duration)) -> Result<usize, StateError> {
+    pub fn write_back_at_ease(&self, mut rest: impl FnMut()) -> Result<usize, StateError> {
         // No reader can register below the published epoch later on, so no page stays behind this one.
         let at = self.limit();
-        let (mut written, mut since) = (0, Instant::now());
+        let mut written = 0;
         let limit = self.memory_max.load(Ordering::Relaxed);
         let (limited, mut bytes) = (limit != u64::MAX, 0);
         let mut excess = self.passed.load(Ordering::Relaxed).saturating_sub(limit);
@@ -299,8 +299,7 @@ impl Cache {
                 if rows.len() >= BATCH {
                     written += rows.len();
                     self.write_rows(&mut rows)?;
-                    rest(since.elapsed());
-                    since = Instant::now();
+                    rest();
                 }
             }
             written += rows.len();

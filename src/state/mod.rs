@@ -15,6 +15,7 @@
 
 pub mod cache;
 pub mod commit;
+pub mod faults;
 pub mod log;
 pub mod page;
 pub mod redo;
@@ -32,6 +33,7 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::faults::{Faults, Step};
 use crate::plan::Plan;
 
 /// Format of the whole store.
@@ -97,6 +99,7 @@ pub struct Store {
     db: DB,
     dir: PathBuf,
     access: Access,
+    faults: Faults,
     /// Ids of views and sources by their index in the plan.
     view_ids: Vec<(u32, u32)>,
     source_ids: Vec<u32>,
@@ -124,6 +127,14 @@ impl Store {
     /// # Errors
     /// [`StateError`]; in use, another format and other definitions have messages of their own.
     pub fn open(dir: &Path, plan: &Plan) -> Result<Store, StateError> {
+        Store::open_watched(dir, plan, Faults::default())
+    }
+
+    /// The same, with somebody who sees every write and sync and may make it fail.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_watched(dir: &Path, plan: &Plan, faults: Faults) -> Result<Store, StateError> {
         let io = |source| StateError::Io { path: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(io)?;
         let lock = take_lock(dir)?;
@@ -135,6 +146,7 @@ impl Store {
             db,
             dir: dir.to_path_buf(),
             access: Access::Write { _lock: lock },
+            faults,
             view_ids: vec![],
             source_ids: vec![],
         };
@@ -154,7 +166,8 @@ impl Store {
         let scratch = std::env::temp_dir().join(format!("headwater-reader-{}", uuid::Uuid::new_v4()));
         let (db, beside) = open_to_read(dir, &scratch)?;
         let access = Access::Read { scratch, beside };
-        let mut store = Store { db, dir: dir.to_path_buf(), access, view_ids: vec![], source_ids: vec![] };
+        let (dir, faults) = (dir.to_path_buf(), Faults::default());
+        let mut store = Store { db, dir, access, faults, view_ids: vec![], source_ids: vec![] };
         store.catch_up()?;
         store.check_format()?;
         store.register(plan, false)?;
@@ -251,6 +264,7 @@ impl Store {
     /// # Errors
     /// RocksDB's.
     pub fn put_meta(&self, key: &str, value: &[u8]) -> Result<(), StateError> {
+        self.faults.at(Step::PutMeta(key))?;
         Ok(self.db.put_cf(&self.family("meta"), key, value)?)
     }
 
@@ -268,9 +282,11 @@ impl Store {
     /// # Errors
     /// RocksDB's; a full disk among them.
     pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), StateError> {
+        self.faults.at(Step::Write { sync })?;
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        Ok(self.db.write_opt(batch, &options)?)
+        self.db.write_opt(batch, &options)?;
+        self.faults.at(Step::Written { sync })
     }
 
     /// Forces what was written so far to the disk.
@@ -278,7 +294,14 @@ impl Store {
     /// # Errors
     /// RocksDB's.
     pub fn sync(&self) -> Result<(), StateError> {
-        Ok(self.db.flush_wal(true)?)
+        self.faults.at(Step::Sync)?;
+        self.db.flush_wal(true)?;
+        self.faults.at(Step::Synced)
+    }
+
+    /// Whoever watches what is written; the steps of a sealing pass here too.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// A reader follows its writer.
