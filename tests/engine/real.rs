@@ -1,8 +1,9 @@
 //! Real data: every view of every set is verified, and answers what another engine answered.
 //!
 //! The data is not part of the repository. It is looked for beside the checkout (`../shared/data`) or at
-//! `HEADWATER_DATA`; where there is none, these tests say so and pass.
+//! `HEADWATER_DATA`. Where there is none, these tests fail, or are counted as skipped: see [`data`].
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::support::{Done, headwater};
@@ -10,15 +11,22 @@ use super::support::{Done, headwater};
 /// Windows are open below and closed above, and so are the expected rows that count.
 const BOUNDS: &str = "(]";
 
-/// The data, if there is any.
+/// The data. `None` only where somebody counts: the test names itself in the file `HEADWATER_TEST_SKIPS`, and its caller
+/// returns. Without that file a test that cannot run fails, since a pass would say that it ran.
 pub(crate) fn data() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     let found = std::env::var_os("HEADWATER_DATA").map_or(beside, PathBuf::from);
-    if !found.is_dir() {
-        eprintln!("skipped: there is no real data at {}; HEADWATER_DATA names another place", found.display());
-        return None;
+    if found.is_dir() {
+        return Some(found.canonicalize().expect("it is there"));
     }
-    Some(found.canonicalize().expect("it is there"))
+    let why = format!("there is no real data at {}; HEADWATER_DATA names another place", found.display());
+    let skips = std::env::var_os("HEADWATER_TEST_SKIPS").unwrap_or_else(|| panic!("{why}"));
+    let mut skips = std::fs::OpenOptions::new().append(true).create(true).open(skips).expect("it can be written");
+    let thread = std::thread::current();
+    let line = format!("{}: {why}\n", thread.name().expect("libtest names a test's thread"));
+    // One write: tests run side by side, and a line is a test.
+    skips.write_all(line.as_bytes()).expect("it can be written");
+    None
 }
 
 /// A command on a set's definitions.

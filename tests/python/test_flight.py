@@ -8,9 +8,8 @@ import subprocess
 import threading
 
 import pyarrow as pa
+import pyarrow.flight as flight
 import pytest
-
-flight = pytest.importorskip("pyarrow.flight")
 
 SQL = """
 CREATE STREAM clicks (user_id BIGINT NOT NULL, kind TEXT, ts TIMESTAMP NOT NULL) EVENT TIME ts
