@@ -7,6 +7,7 @@
 use std::io::{IsTerminal, Write};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -290,8 +291,12 @@ impl<'a> Guide<'a> {
                  w, r = f.connect(\"grpc://{at}\").do_exchange(d); w.begin(t.schema); w.write_table(t); \
                  w.done_writing(); [print(x) for x in r.read_all().to_pylist()]"
             );
-            let ask = ask.replace('\'', r"'\''");
-            commands.push(("the same over Arrow Flight; needs pyarrow", format!("python3 -c '{ask}' {labels}")));
+            let command = format!("python3 -c '{}' {labels}", ask.replace('\'', r"'\''"));
+            // What is printed can be pasted, and works on this machine.
+            commands.push(match has_pyarrow() {
+                true => ("the same over Arrow Flight", command),
+                false => ("the same over Arrow Flight, after pip install pyarrow", format!("# {command}")),
+            });
         }
         commands
     }
@@ -311,6 +316,7 @@ impl Observer for Guide<'_> {
         for (why, command) in self.commands(ready) {
             say(format!("# {why}\n{command}"));
         }
+        say("# Ctrl-C ends the demo");
         (self.started, self.shown) = (Instant::now(), Instant::now());
     }
 
@@ -340,6 +346,13 @@ impl Observer for Guide<'_> {
         let _ = if self.terminal { write!(out, "\r{line}   ") } else { writeln!(out, "{line}") };
         let _ = out.flush();
     }
+}
+
+/// Does the Python that a shell would find read CSV files and speak Arrow Flight?
+fn has_pyarrow() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import pyarrow.csv, pyarrow.flight"]).stdin(Stdio::null());
+    python.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// A path as a shell takes it.

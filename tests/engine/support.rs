@@ -3,8 +3,9 @@
 //! Invariants: nothing here waits for a time, only for a condition; what fails panics with what the engine said.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use headwater::time::{Ask, Clock, Epoch, parse_instant};
 use headwater::verify::{Request, Verifier, offsets};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+/// Ends what hangs; nothing else waits for it.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A deployment directory of its own; its data is in `data/` unless a test says otherwise.
 pub(crate) struct Deployment {
@@ -103,13 +107,38 @@ pub(crate) struct Running(pub(crate) Child);
 impl Running {
     /// A node that serves HTTP on a free port: it and its address, once it is ready.
     pub(crate) fn serving(command: &mut Command) -> (Running, String) {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
-        let mut line = String::new();
-        let out = child.stdout.as_mut().expect("it is piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("it says when it is ready");
+        let (node, lines) = Running::until(command, |line| line.starts_with("ready "));
+        let line = lines.last().expect("until gives the line that was waited for");
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("http="));
         let address = address.unwrap_or_else(|| panic!("not a ready line: {line:?}")).to_string();
-        (Running(child), address)
+        (node, address)
+    }
+
+    /// A program and what it has said on standard output, once it has said a line for which `last` holds.
+    pub(crate) fn until(command: &mut Command, last: impl Fn(&str) -> bool) -> (Running, Vec<String>) {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
+        let mut running = Running(child);
+        let out = running.0.stdout.take().expect("it is piped");
+        let (sender, said) = std::sync::mpsc::channel();
+        // Reads on when nobody listens any more: a full pipe would stop the program.
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut lines: Vec<String> = vec![];
+        while !lines.last().is_some_and(|line| last(line)) {
+            let line = said.recv_timeout(DEADLINE);
+            lines.push(line.unwrap_or_else(|e| panic!("{e}; after {lines:#?}")));
+        }
+        (running, lines)
+    }
+
+    /// SIGINT, as Ctrl-C sends it, and how it ended.
+    pub(crate) fn interrupt(&mut self) -> ExitStatus {
+        let sent = Command::new("sh").args(["-c", &format!("kill -INT {}", self.0.id())]).status();
+        assert!(sent.expect("there is a shell").success(), "the program runs");
+        wait_for("the program to end", || self.0.try_wait().expect("it is our child"))
     }
 
     /// SIGKILL.
@@ -128,7 +157,7 @@ impl Drop for Running {
 
 /// Polls until `done` gives something; the deadline only ends what hangs.
 pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = done() {
             return found;
