@@ -15,6 +15,7 @@ pub mod telemetry;
 
 // The pipeline: each stage knows those before it.
 pub mod definition;
+pub mod event;
 pub mod fold;
 pub mod plan;
 pub mod source;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
+use arrow::array::Array;
 
 use crate::dataflow::commit::{Input, OnCommit};
 use crate::definition::{Connector, Source};
+use crate::event::EventBatch;
 use crate::fold::aggregate::sums_that_did_not_fit;
 use crate::offset::Offsets;
 use crate::plan::Plan;
@@ -130,18 +130,19 @@ impl Reporter {
             }
         }
         for (index, batch) in inputs.iter().flat_map(|(i, _)| &i.events) {
-            self.report_events(*index, batch, now, wall);
+            // What is committed has the columns of its source; numbers alone are no reason to stop.
+            if let Ok(events) = EventBatch::new(batch.clone()) {
+                self.report_events(*index, &events, now, wall);
+            }
         }
     }
 
-    fn report_events(&self, index: usize, batch: &RecordBatch, now: i64, wall: bool) {
+    fn report_events(&self, index: usize, events: &EventBatch, now: i64, wall: bool) {
         let source = &self.plan.sources[index];
-        let time = |name: &str| batch.column_by_name(name).map(|c| c.as_primitive::<TimestampMicrosecondType>());
-        let (Some(arrival), Some(event_time)) = (time("_arrival_time"), time("_event_time")) else { return };
-        let Some(partition) = batch.column_by_name("_partition").map(|c| c.as_primitive::<Int32Type>()) else { return };
         let metrics = self.metrics.source(&source.name);
         let mut partitions: BTreeMap<i32, Seen> = BTreeMap::new();
-        for (n, p) in partition.values().iter().enumerate() {
+        let event_time = events.event_times();
+        for (n, p) in events.partitions().iter().enumerate() {
             let seen = partitions.entry(*p).or_insert_with(|| Seen::at(metrics.partition(*p).watermark.get()));
             seen.row(event_time.is_valid(n).then(|| event_time.value(n)), now);
         }
@@ -160,7 +161,7 @@ impl Reporter {
         let readers = self.plan.views.iter().filter(|v| v.plan.stream.name == source.name);
         for view in readers.filter_map(|v| self.metrics.view(&v.plan.name)) {
             // Records of one append have one time.
-            for run in arrival.values().chunk_by(|a, b| a == b) {
+            for run in events.arrival_times().chunk_by(|a, b| a == b) {
                 view.freshness.record_micros(now - run[0], run.len() as u64);
             }
         }

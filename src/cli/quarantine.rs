@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::RecordBatch;
 use clap::{Args, Subcommand};
 use datafusion::common::ScalarValue;
 use serde_json::Value;
 
 use super::{Common, Outcome, say};
+use crate::event::EventBatch;
 use crate::offline::{Offline, OfflineError};
 use crate::serve::json::to_json;
 use crate::source::Rejected;
@@ -90,11 +90,9 @@ fn logged(offline: &Offline, source: &str, partition: i32, offset: i64) -> Resul
     let Some(source) = offline.plan().source_index(source) else { return Ok(None) };
     let mut found = None;
     offline.events(source, offline.timeline()?.last(), &mut |batch| {
-        let column = |name: &str| batch.column_by_name(name).expect("every logged row has its place");
-        let partitions = column("_partition").as_primitive::<Int32Type>().values();
-        let offsets = column("_offset").as_primitive::<Int64Type>().values();
-        let place = partitions.iter().zip(offsets).position(|at| at == (&partition, &offset));
-        found = found.take().or_else(|| place.map(|n| row_json(&batch, n)));
+        let events = EventBatch::new(batch)?;
+        let place = events.partitions().iter().zip(events.offsets()).position(|at| at == (&partition, &offset));
+        found = found.take().or_else(|| place.map(|n| row_json(events.rows(), n)));
         Ok(())
     })?;
     Ok(found)

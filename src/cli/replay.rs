@@ -9,6 +9,7 @@ use clap::Args;
 use super::run::{kafka_settings, settings};
 use super::{Common, Outcome, say};
 use crate::engine::{Node, Settings};
+use crate::event::EventBatch;
 use crate::source::kafka::KafkaSettings;
 use crate::source::replay::{Replay, ReplayClock, Resume};
 use crate::state::commit::ClockKind;
@@ -94,14 +95,12 @@ pub(crate) fn replay_into(
 
 /// Distinct epochs of a slice.
 fn epochs_of(slice: &crate::source::Slice) -> u64 {
-    use arrow::array::AsArray;
-    use arrow::datatypes::TimestampMicrosecondType;
     let mut seen = std::collections::BTreeSet::new();
     for (_, batch) in &slice.batches {
-        let Some(column) = batch.column_by_name("_epoch") else { continue };
+        let events = EventBatch::new(batch.clone()).expect("sources give rows in their row schema");
         // In order within a source: only changes need a look-up.
         let mut previous = None;
-        for epoch in column.as_primitive::<TimestampMicrosecondType>().values() {
+        for epoch in events.epochs() {
             if previous != Some(*epoch) {
                 previous = Some(*epoch);
                 seen.insert(*epoch);

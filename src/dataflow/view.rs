@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::array::RecordBatch;
 use datafusion::common::DataFusionError;
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate_updates;
@@ -30,6 +29,7 @@ use super::input::Event;
 use super::join::{self, PREFIX, Prefix, Rows};
 use super::rows::{Row, Time};
 use super::table::{self, UpsertReader};
+use crate::event::EventBatch;
 use crate::fold::entry::Updates;
 use crate::plan::project::{Changes, Projector};
 use crate::source::Rejected;
@@ -73,14 +73,14 @@ fn refuse_events(shared: &Shared, projector: &Projector, batch: &RecordBatch, re
     if refused.is_empty() {
         return;
     }
-    let column = |name: &str| batch.column_by_name(name).expect("events have their system columns");
+    let events = EventBatch::new(batch.clone()).expect("what was projected is a batch of events");
     let rejected = refused.iter().map(|(row, reason)| Rejected {
         source: projector.plan().stream.name.clone(),
         view: Some(projector.plan().name.clone()),
-        partition: column("_partition").as_primitive::<Int32Type>().value(*row),
-        offset: column("_offset").as_primitive::<Int64Type>().value(*row),
+        partition: events.partitions()[*row],
+        offset: events.offsets()[*row],
         reason: format!("expression: {reason}"),
-        epoch: column("_epoch").as_primitive::<TimestampMicrosecondType>().value(*row).cast_unsigned(),
+        epoch: events.epochs()[*row].cast_unsigned(),
         key: None,
         bytes: vec![],
     });
@@ -131,9 +131,8 @@ pub(super) fn joined<'s>(
 }
 
 fn with_times(rows: Vec<Row>, event: &Event, resumed: Time) -> Vec<(Row, Time, i64)> {
-    let epochs = event.batch.column_by_name("_epoch").expect("events have their system columns");
-    let epochs = epochs.as_primitive::<TimestampMicrosecondType>();
-    let time = |n: usize| if event.again { resumed } else { epochs.value(n).cast_unsigned() };
+    let events = EventBatch::new(event.batch.clone()).expect("what was encoded is a batch of events");
+    let time = |n: usize| if event.again { resumed } else { events.epochs()[n].cast_unsigned() };
     rows.into_iter().enumerate().map(|(n, row)| (row, time(n), 1)).collect()
 }
 

@@ -14,7 +14,8 @@ use arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::segment::Asked;
-use super::{Offline, OfflineError, up_to};
+use super::{Offline, OfflineError};
+use crate::event::up_to;
 use crate::fold::columns::from_batch;
 use crate::fold::entry::Updates;
 use crate::fold::plan::FoldPlan;
@@ -33,7 +34,7 @@ impl Cursor {
     fn hash(&mut self, plan: &FoldPlan, until: Epoch) -> Result<Option<u64>, ArrowError> {
         while self.at == self.updates.len() {
             let Some(batch) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
-            let batch = up_to(batch?, until)?;
+            let batch = up_to(&batch?, until)?;
             self.updates = if batch.num_rows() == 0 { Updates::default() } else { from_batch(&batch, plan)? };
             self.at = 0;
         }

@@ -22,12 +22,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use parking_lot::Mutex;
 
+use crate::event::up_to;
 use crate::fold::columns::from_batch;
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Group};
@@ -150,7 +150,7 @@ impl Offline {
         let (catalogue, tail) = self.log(LogKind::Events(source))?;
         for entry in catalogue.events(&self.plan.sources[source].name).filter(|e| e.first <= until.0) {
             for batch in self.segment(entry)?.rows()? {
-                let batch = if entry.last <= until.0 { batch? } else { up_to(batch?, until)? };
+                let batch = if entry.last <= until.0 { batch? } else { up_to(&batch?, until)? };
                 if batch.num_rows() > 0 {
                     take(batch)?;
                 }
@@ -175,7 +175,7 @@ impl Offline {
         for entry in self.updates_entries(&catalogue, view, until) {
             let Some(batches) = self.segment(entry)?.updates(&asked)? else { continue };
             for batch in batches {
-                self.take_updates(view, up_to(batch?, until)?, take)?;
+                self.take_updates(view, up_to(&batch?, until)?, take)?;
             }
         }
         self.tail_updates(view, tail, catalogue.sealed, until, take)
@@ -305,7 +305,7 @@ fn tail_batches(
             continue;
         }
         for batch in record.batches {
-            let batch = if record.last <= until.0 { batch } else { up_to(batch, until)? };
+            let batch = if record.last <= until.0 { batch } else { up_to(&batch, until)? };
             rows += batch.num_rows();
             gathered.push(batch);
         }
@@ -325,14 +325,4 @@ fn flush(
     let Some(first) = batches.first() else { return Ok(()) };
     let batch = concat_batches(&first.schema(), &batches)?;
     if batch.num_rows() == 0 { Ok(()) } else { take(batch) }
-}
-
-/// The rows of a log batch with epoch <= `until`.
-fn up_to(batch: RecordBatch, until: Epoch) -> Result<RecordBatch, ArrowError> {
-    let column = batch.column(batch.schema().index_of("_epoch")?);
-    let epochs = column.as_primitive::<TimestampMicrosecondType>();
-    if epochs.values().iter().all(|e| *e <= until.micros()) {
-        return Ok(batch);
-    }
-    filter_record_batch(&batch, &BooleanArray::from_iter(epochs.values().iter().map(|e| Some(*e <= until.micros()))))
 }

@@ -22,15 +22,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
 use datafusion::common::ScalarValue;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 
 use crate::definition::Definitions;
+use crate::event::up_to;
 use crate::fold::columns::group_converter;
 use crate::fold::entry::Updates;
 use crate::fold::plan::Window;
@@ -431,14 +430,6 @@ fn slide(fold: &Fold, batches: &[Updates], updates: &GroupUpdates, stamps: &[Sta
         }
     }
     answers.into_iter().flatten().collect()
-}
-
-fn up_to(batch: &RecordBatch, epoch: Epoch) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let epochs = batch.column(batch.schema().index_of("_epoch")?).as_primitive::<TimestampMicrosecondType>();
-    if epochs.values().iter().all(|e| *e <= epoch.micros()) {
-        return Ok(batch.clone());
-    }
-    filter_record_batch(batch, &epochs.values().iter().map(|e| Some(*e <= epoch.micros())).collect())
 }
 
 fn compute(error: impl fmt::Display) -> VerifyError {

@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Int32Type, Int64Type};
-
 use super::VerifyError;
+use crate::event::EventBatch;
 use crate::offline::Offline;
 use crate::plan::Plan;
 use crate::state::Store;
@@ -50,10 +48,8 @@ pub fn check(plan: &Plan, store: &Store, offline: &Offline) -> Result<(u64, Vec<
     for (index, source) in plan.sources.iter().enumerate() {
         let mut twice = None;
         offline.events(index, Epoch(u64::MAX), &mut |batch| {
-            let column = |name: &str| batch.column_by_name(name).expect("events have their system columns");
-            let partitions = column("_partition").as_primitive::<Int32Type>();
-            let offsets = column("_offset").as_primitive::<Int64Type>();
-            for (partition, offset) in partitions.values().iter().zip(offsets.values()) {
+            let events = EventBatch::new(batch)?;
+            for (partition, offset) in events.partitions().iter().zip(events.offsets()) {
                 records += 1;
                 if !found.entry((source.name.clone(), *partition)).or_default().insert(*offset) {
                     twice.get_or_insert((*partition, *offset));
