@@ -4,6 +4,8 @@
 //! the others say what should hold. Neighbours: the library and the built program.
 
 mod cli;
+mod damage;
+mod housekeeping;
 mod kafka;
 mod oracle;
 mod real;
