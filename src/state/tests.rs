@@ -293,7 +293,7 @@ fn pages_are_counted_as_they_are_written() {
     let errors: Vec<_> =
         [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().filter_map(|(view, user)| read(view, user).err()).collect();
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].to_string().contains("chunk rows"), "{errors:?}");
+    assert!(errors[0].to_string().contains("chunk row"), "{errors:?}");
 }
 
 #[test]
