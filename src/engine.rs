@@ -353,7 +353,7 @@ impl Node {
         self.end_threads();
         self.cache.write_back()?;
         self.seal()?;
-        self.store.sync()?;
+        self.store.close()?;
         Ok(progress)
     }
 

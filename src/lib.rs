@@ -23,6 +23,7 @@ pub mod key;
 pub mod state;
 pub mod dataflow;
 pub mod offline;
+pub mod reader;
 pub mod online;
 
 // Around the pipeline: reads it, is not read by it.

@@ -6,12 +6,9 @@ use clap::Args;
 
 use super::{Common, Failure, Outcome, say};
 use crate::key::EntityCodec;
-use crate::offline::Offline;
 use crate::online::{Online, StampRequest, ViewRequest, find_features, find_view};
+use crate::reader::Reader;
 use crate::serve::json;
-use crate::state::Store;
-use crate::state::cache::Cache;
-use crate::state::redo::redo;
 use crate::time::{Ask, Clock, Epoch, parse_instant};
 
 #[derive(Args)]
@@ -51,11 +48,9 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let epoch = epoch.map_err(|_| Failure::Usage(anyhow::anyhow!("--epoch: no epoch is before 1970")))?.map(Epoch);
     let stamp = StampRequest { epoch, as_of: instant(&args.as_of, "--as-of")?.map(Ask) };
     let dir = args.common.data_dir();
-    let store = Arc::new(Store::open_reader(&dir, &plan)?);
-    let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
-    let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
-    redo(&store, &plan, &cache, Some(view), |view, events| offline.project_events(view, events))?;
-    let online = Online::new(Arc::clone(&plan), cache, offline, Clock::Machine)?;
+    let reader = Reader::open(&dir, &plan)?;
+    let cache = Arc::new(reader.pages(Some(view))?);
+    let online = Online::new(Arc::clone(&plan), cache, reader.offline, Clock::Machine)?;
     let request = ViewRequest { view, features, entities };
     let answer = online.lookup(std::slice::from_ref(&request), stamp)?;
     for (entity, row) in request.entities.iter().zip(&answer.rows[0]) {

@@ -16,7 +16,7 @@ use super::{Common, Outcome};
 use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryRequest, Mode, Offline};
 use crate::plan::Plan;
-use crate::state::Store;
+use crate::reader::Reader;
 
 /// What `headwater history` takes.
 #[derive(Args)]
@@ -65,9 +65,8 @@ pub(super) fn run(args: &HistoryArgs) -> Outcome {
     // A missing label file is found before the data directory is touched.
     File::open(&args.labels).with_context(|| args.labels.display().to_string())?;
     let dir = args.common.data_dir();
-    let store = Arc::new(Store::open_reader(&dir, &plan)?);
-    let offline = Arc::new(Offline::new(plan, store)?);
-    Ok(run_history(&offline, &request, args)?)
+    let reader = Reader::open(&dir, &plan)?;
+    Ok(run_history(&reader.offline, &request, args)?)
 }
 
 impl HistoryArgs {

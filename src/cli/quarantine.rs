@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::{Common, Outcome, say};
 use crate::event::EventBatch;
 use crate::offline::{Offline, OfflineError};
+use crate::reader::Reader;
 use crate::serve::json::to_json;
 use crate::source::Rejected;
-use crate::state::Store;
 use crate::time::Epoch;
 
 #[derive(Args)]
@@ -40,8 +40,8 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
     match &args.action {
         Action::List(common) => {
             let (_, plan) = common.plan()?;
-            let store = Store::open_reader(&common.data_dir(), &plan)?;
-            for rejected in store.quarantine() {
+            let reader = Reader::open(&common.data_dir(), &plan)?;
+            for rejected in reader.store.quarantine() {
                 let r = rejected?;
                 let view = r.view.map_or(String::new(), |v| format!(" view={v}"));
                 say(format!("{} {} {}/{}{view} {}", Epoch(r.epoch), r.source, r.partition, r.offset, r.reason));
@@ -49,10 +49,10 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
         }
         Action::Show { source, place, common } => {
             let (_, plan) = common.plan()?;
-            let store = Arc::new(Store::open_reader(&common.data_dir(), &plan)?);
+            let reader = Reader::open(&common.data_dir(), &plan)?;
             let of_record = |r: &Rejected| r.source == *source && format!("{}/{}", r.partition, r.offset) == *place;
             let mut refusals: Vec<Rejected> = vec![];
-            for rejected in store.quarantine() {
+            for rejected in reader.store.quarantine() {
                 refusals.extend(Some(rejected?).filter(of_record));
             }
             for r in &refusals {
@@ -74,8 +74,7 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
                 }
                 // What only views refuse is a good row of its source, and in the log.
                 None => {
-                    let offline = Offline::new(Arc::clone(&plan), Arc::clone(&store))?;
-                    if let Some(row) = logged(&offline, source, first.partition, first.offset)? {
+                    if let Some(row) = logged(&reader.offline, source, first.partition, first.offset)? {
                         say(format!("record: {row}"));
                     }
                 }

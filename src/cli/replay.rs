@@ -1,5 +1,6 @@
 //! `headwater replay`: reads the sources to their end as fast as it can, commits, prints a summary.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use super::run::{kafka_settings, settings};
 use super::{Common, Outcome, say};
 use crate::engine::{Node, Settings};
 use crate::event::EventBatch;
+use crate::housekeeping::{Housekeeping, Pace};
 use crate::source::kafka::KafkaSettings;
 use crate::source::replay::{Replay, ReplayClock, Resume};
 use crate::state::commit::ClockKind;
@@ -43,9 +45,14 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
     let config = settings(&args.common, &flags)?;
     let started = Instant::now();
     let workers = Settings { workers: config.workers.unwrap_or(1), sync_always: false };
-    let mut node = Node::start(std::sync::Arc::clone(&plan), &args.common.data_dir(), workers, &Clock::Machine)?;
-    let epochs =
-        replay_into(&mut node, &definitions.dir, clock, kind, &kafka_settings(&config), &AtomicBool::new(false))?;
+    let mut node = Node::start(Arc::clone(&plan), &args.common.data_dir(), workers, &Clock::Machine)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let housekeeping = Housekeeping::start(&node, Pace::of_replay(&config), &stop);
+    let kafka = kafka_settings(&config);
+    let epochs = replay_into(&mut node, &definitions.dir, clock, kind, &kafka, &AtomicBool::new(false));
+    stop.store(true, Ordering::Release);
+    housekeeping.join();
+    let epochs = epochs?;
     let progress = node.stop()?;
     let seconds = started.elapsed().as_secs_f64();
     say(format!(

@@ -61,7 +61,7 @@ impl<'a> ByHash<'a> {
         let (catalogue, tail) = offline.log(offline.updates_kind(view))?;
         let shape = &offline.plan.views[view].fold.shape;
         let mut gathered = Updates::default();
-        offline.tail_updates(view, tail, catalogue.sealed, until, &mut |updates| {
+        offline.tail_updates(view, tail, until, &mut |updates| {
             for n in 0..updates.len() {
                 let update = updates.get(n, shape);
                 if asked.as_ref().is_none_or(|a| a.binary_search(&update.hash).is_ok()) {

@@ -2,14 +2,19 @@
 //!
 //! Entries live in the store, beside the tail, so that one batch adds a segment and drops what it holds from the tail.
 //!
-//! Invariants: a file that is not in the catalogue does not exist for readers; one that is never changes. Neighbours:
-//! `seal` adds entries, `segment` reads the files, `verify` compares the digests.
+//! Invariants: a file that is not in the catalogue does not exist for readers; one that is never changes. Both are looked at
+//! whenever a data directory is opened. Neighbours: `seal` adds entries, `segment` reads the files, `verify` compares the
+//! digests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::OfflineError;
+use crate::state::log::SegmentRows;
 use crate::state::{StateError, Store};
+use crate::time::Epoch;
 
 /// What a segment is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,7 +45,7 @@ pub struct Entry {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
-    /// xxh3-128 of its bytes, in hexadecimal.
+    /// xxh3-128 of the digests of its blocks, in hexadecimal.
     pub digest: String,
 }
 
@@ -57,23 +62,56 @@ impl Catalogue {
     /// Reads it.
     ///
     /// # Errors
-    /// A damaged entry.
+    /// A damaged entry; one that is missing.
     pub fn read(store: &Store) -> Result<Catalogue, StateError> {
-        loop {
-            // Whoever seals changes both in one batch: if the number has not moved, the entries belong to it.
-            let sealed = store.sealed()?;
-            let segments = store.segments()?;
-            if store.sealed()? != sealed {
-                continue;
+        Catalogue::of(store.segments()?)
+    }
+
+    /// Of its rows in the store.
+    ///
+    /// # Errors
+    /// A damaged entry.
+    pub fn of(stored: SegmentRows) -> Result<Catalogue, StateError> {
+        let entry = |(key, value): (String, Vec<u8>)| {
+            serde_json::from_slice::<Entry>(&value)
+                .map_err(|e| StateError::Damaged { what: format!("catalogue entry {key}"), why: e.to_string() })
+        };
+        let mut entries = stored.rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by(|a, b| (a.first, &a.path).cmp(&(b.first, &b.path)));
+        Ok(Catalogue { entries, sealed: stored.sealed })
+    }
+
+    /// Compares the files with the entries: each is there, with its length, and no file holds a sealed part of the log
+    /// that no entry lists. What an interrupted sealing left is not yet sealed; the next one removes it. Contents are
+    /// for [`super::Offline::check_segments`].
+    ///
+    /// # Errors
+    /// The first that does not fit.
+    pub fn check_files(&self, data_dir: &Path) -> Result<(), OfflineError> {
+        for entry in &self.entries {
+            let path = data_dir.join(&entry.path);
+            let found = std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.clone(), source })?;
+            if found.len() != entry.bytes {
+                let why = format!("it has {} bytes, the catalogue says {}", found.len(), entry.bytes);
+                return Err(OfflineError::Segment { path, why });
             }
-            let entry = |(key, value): (String, Vec<u8>)| {
-                serde_json::from_slice::<Entry>(&value)
-                    .map_err(|e| StateError::Damaged { what: format!("catalogue entry {key}"), why: e.to_string() })
-            };
-            let mut entries = segments.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-            entries.sort_by(|a, b| (a.first, &a.path).cmp(&(b.first, &b.path)));
-            return Ok(Catalogue { entries, sealed });
+            if entry.last > self.sealed {
+                let why = format!("it reaches to {}, the log is sealed up to {}", Epoch(entry.last), Epoch(self.sealed));
+                return Err(OfflineError::Segment { path, why });
+            }
         }
+        let listed = self.paths();
+        for file in files(data_dir)? {
+            if !listed.contains(file.name.as_str()) && file.range.is_some_and(|(first, _)| first <= self.sealed) {
+                return Err(OfflineError::Segment { path: file.path, why: "the catalogue does not list it".into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that it lists.
+    pub fn paths(&self) -> BTreeSet<&str> {
+        self.entries.iter().map(|e| e.path.as_str()).collect()
     }
 
     /// The segments of one source.
@@ -86,6 +124,50 @@ impl Catalogue {
         let wanted = move |e: &&Entry| e.kind == SegmentKind::Updates && e.name == view && e.version == version;
         self.entries.iter().filter(wanted)
     }
+}
+
+/// A file under `segments/`.
+pub struct SegmentFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Relative to the data directory, as the catalogue names it.
+    pub name: String,
+    /// The epochs that its name says, if it is named like a segment.
+    pub range: Option<(u64, u64)>,
+}
+
+/// All files under `segments/`.
+///
+/// # Errors
+/// The file system's.
+pub fn files(data_dir: &Path) -> Result<Vec<SegmentFile>, OfflineError> {
+    let (mut found, mut dirs) = (vec![], vec![data_dir.join("segments")]);
+    while let Some(dir) = dirs.pop() {
+        let io = |source| OfflineError::Io { path: dir.clone(), source };
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(io(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(io)?;
+            let path = entry.path();
+            if entry.file_type().map_err(io)?.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(data_dir).unwrap_or(&path).to_string_lossy().into_owned();
+            let range = path.file_name().and_then(|n| n.to_str()).and_then(range_of);
+            found.push(SegmentFile { path, name, range });
+        }
+    }
+    Ok(found)
+}
+
+/// The epochs in a segment's name: `FIRST-LAST.parquet`, or `FIRST-LAST-NUMBER.parquet`.
+fn range_of(name: &str) -> Option<(u64, u64)> {
+    let mut numbers = name.strip_suffix(".parquet")?.split('-').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Directory of a source's events.
@@ -113,6 +195,16 @@ fn file_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_say_epochs() {
+        let check = |name: &str, want: Option<(u64, u64)>| assert_eq!(range_of(name), want, "{name}");
+        check("3-17.parquet", Some((3, 17)));
+        check("3-17-2.parquet", Some((3, 17)));
+        check("3-17.tmp", None);
+        check("mine.parquet", None);
+        check("3.parquet", None);
+    }
 
     #[test]
     fn names_become_directories() {

@@ -7,6 +7,7 @@
 //! Neighbours: `state::log` holds the tail, `segment` reads and `seal` writes the rest; `point_in_time` joins labels with
 //! updates, `history` makes training sets of that.
 
+pub mod blocks;
 pub mod by_hash;
 pub mod catalogue;
 pub mod history;
@@ -34,7 +35,7 @@ use crate::fold::{Evaluation, Group};
 use crate::plan::Plan;
 use crate::plan::project::Projector;
 use crate::state::commit::LogKind;
-use crate::state::faults::Step;
+use crate::state::log::Tail;
 use crate::state::{StateError, Store};
 use crate::time::{Ask, Epoch};
 use catalogue::{Catalogue, Entry};
@@ -47,6 +48,8 @@ pub use timeline::Timeline;
 
 /// Rows to which the tail's small batches are put together.
 const BATCH_ROWS: usize = 8192;
+/// Bytes at which no more are put together: a column of text holds less than two gigabytes.
+const BATCH_BYTES: usize = 256 << 20;
 /// Footers of segments kept in memory.
 const OPEN_SEGMENTS: usize = 4096;
 
@@ -100,8 +103,9 @@ impl Offline {
     /// Over a store, beside whoever writes it.
     ///
     /// # Errors
-    /// Types without a row format.
+    /// Segments that are not as the catalogue says; types without a row format.
     pub fn new(plan: Arc<Plan>, store: Arc<Store>) -> Result<Offline, OfflineError> {
+        Catalogue::read(&store)?.check_files(store.dir())?;
         let projectors = plan.views.iter().enumerate().map(|(n, v)| Projector::new(n, v));
         let projectors = projectors.collect::<Result<_, _>>()?;
         let (commits, open, sealing) = Default::default();
@@ -156,7 +160,7 @@ impl Offline {
                 }
             }
         }
-        tail_batches(tail, catalogue.sealed, until, take)
+        tail_batches(tail, until, take)
     }
 
     /// A view's updates with epoch <= `until`; `group`: only that group's (others may come along).
@@ -178,7 +182,7 @@ impl Offline {
                 self.take_updates(view, up_to(&batch?, until)?, take)?;
             }
         }
-        self.tail_updates(view, tail, catalogue.sealed, until, take)
+        self.tail_updates(view, tail, until, take)
     }
 
     /// One group at a stamp, from the log alone.
@@ -206,14 +210,10 @@ impl Offline {
         Ok(state.evaluate(as_of.0, fold))
     }
 
-    /// The catalogue, and the tail that goes with it: records of commits up to `catalogue.sealed` are in both.
-    ///
-    /// The tail is looked at first. It stays what it was then, so a record that is sealed meanwhile is seen twice rather
-    /// than never, and told by its commit.
+    /// The catalogue, and the tail that goes with it: together the log of one moment.
     fn log(&self, kind: LogKind) -> Result<(Catalogue, Tail<'_>), OfflineError> {
-        let tail = self.store.tail(kind, self.store.sealed()?, u64::MAX);
-        self.store.faults().at(Step::LogHalfRead)?;
-        Ok((Catalogue::read(&self.store)?, Box::new(tail)))
+        let (segments, tail) = self.store.whole_log(kind)?;
+        Ok((Catalogue::of(segments)?, tail))
     }
 
     /// What a view's updates are read from in the tail.
@@ -253,12 +253,11 @@ impl Offline {
         &self,
         view: usize,
         tail: Tail<'_>,
-        sealed: u64,
         until: Epoch,
         take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
         let logged = !self.plan.views[view].plan.joins.is_empty();
-        tail_batches(tail, sealed, until, &mut |batch| {
+        tail_batches(tail, until, &mut |batch| {
             if logged {
                 return self.take_updates(view, batch, take);
             }
@@ -272,7 +271,7 @@ impl Offline {
         if let Some(segment) = self.open.lock().get(&entry.path) {
             return Ok(Arc::clone(segment));
         }
-        let segment = Arc::new(Segment::open(self.store.dir(), entry)?);
+        let segment = Arc::new(Segment::open(&self.store, entry)?);
         let mut open = self.open.lock();
         if open.len() >= OPEN_SEGMENTS {
             open.clear();
@@ -282,17 +281,13 @@ impl Offline {
     }
 }
 
-/// Records of the tail, in order.
-type Tail<'a> = Box<dyn Iterator<Item = Result<crate::state::log::TailRecord, StateError>> + 'a>;
-
-/// The tail's rows with epoch <= `until` that are not sealed, in batches of some size.
+/// The tail's rows with epoch <= `until`, in batches of some size.
 fn tail_batches(
     tail: Tail<'_>,
-    sealed: u64,
     until: Epoch,
     take: &mut dyn FnMut(RecordBatch) -> Result<(), OfflineError>,
 ) -> Result<(), OfflineError> {
-    let (mut gathered, mut rows): (Vec<RecordBatch>, usize) = (vec![], 0);
+    let (mut gathered, mut rows, mut bytes): (Vec<RecordBatch>, usize, usize) = (vec![], 0, 0);
     let mut commit = 0;
     for record in tail {
         let record = record?;
@@ -301,20 +296,23 @@ fn tail_batches(
             break;
         }
         commit = record.last;
-        if record.last <= sealed {
-            continue;
-        }
         for batch in record.batches {
             let batch = if record.last <= until.0 { batch } else { up_to(&batch, until)? };
             rows += batch.num_rows();
+            bytes += slice_bytes(&batch);
             gathered.push(batch);
-        }
-        if rows >= BATCH_ROWS {
-            flush(&mut gathered, take)?;
-            rows = 0;
+            if rows >= BATCH_ROWS || bytes >= BATCH_BYTES {
+                flush(&mut gathered, take)?;
+                (rows, bytes) = (0, 0);
+            }
         }
     }
     flush(&mut gathered, take)
+}
+
+/// Bytes of a batch's rows; buffers that batches share are not counted whole.
+fn slice_bytes(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or_default()).sum()
 }
 
 fn flush(

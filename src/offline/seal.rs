@@ -6,16 +6,15 @@
 //! A file is written under another name, synced, renamed, and only then put into the catalogue. A crash before that leaves
 //! files that nobody knows; the next sealing removes them.
 //!
-//! Invariants: segments and tail together are the log, at every moment; at most about two million rows are in memory.
+//! Invariants: segments and tail together are the log, at every moment; what is sealed is in written-back pages (asserted
+//! in [`Offline::seal`]); at most about two million rows, or a gigabyte of them, are in memory.
 //! Neighbours: `segment` reads the files, `catalogue` lists them, `state::log` takes the records out of the tail.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
@@ -23,16 +22,17 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
-use xxhash_rust::xxh3::Xxh3;
 
-use super::catalogue::{Catalogue, Entry, SegmentKind, events_dir, updates_dir};
-use super::{Offline, OfflineError};
+use super::blocks::{Blocks, Hashing};
+use super::catalogue::{Catalogue, Entry, SegmentKind, events_dir, files, updates_dir};
+use super::{Offline, OfflineError, slice_bytes};
 use crate::fold::columns::{from_batch, to_batch, updates_schema};
 use crate::fold::entry::{Update, Updates};
 use crate::plan::PlannedView;
 use crate::state::StateError;
 use crate::state::commit::LogKind;
 use crate::state::faults::Faults;
+use crate::state::log::NewSegment;
 use crate::time::Epoch;
 
 /// Rows of a file.
@@ -41,10 +41,15 @@ const FILE_ROWS: usize = 1 << 20;
 const GROUP_ROWS: usize = 1 << 16;
 /// Bytes gathered at which a file is written before it has all its rows.
 const FILE_BYTES: usize = 256 << 20;
+/// Bytes gathered at which a file is written even within a commit: a column of text holds less than two gigabytes.
+const PART_BYTES: usize = 1 << 30;
 /// Updates in memory, over all views, at which the largest part is written.
 const PENDING_ROWS: usize = 2 << 20;
 /// Rows evaluated at once.
 const SLICE: usize = 8192;
+
+/// Extension of a file that is being written.
+const UNFINISHED: &str = "tmp";
 
 /// What a sealing did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,15 +70,20 @@ impl Offline {
     ///
     /// # Errors
     /// A full disk, or a log that cannot be read; then the tail is as it was.
+    ///
+    /// # Panics
+    /// If `until` is above the redo point: a restart redoes the tail, and would not find what it lacks.
     pub fn seal(&self, until: Epoch) -> Result<SealSummary, OfflineError> {
         let _one = self.sealing.lock();
+        let redo = self.store.redo_point()?;
+        assert!(until.0 <= redo, "sealing up to {until}, pages hold the log up to {}", Epoch(redo));
         let catalogue = Catalogue::read(&self.store)?;
         if until.0 <= catalogue.sealed {
             return Ok(SealSummary::default());
         }
         remove_leftovers(self.store.dir(), &catalogue)?;
         let pending = self.plan.views.iter().map(|_| Updates::default()).collect();
-        let mut sealer = Sealer { offline: self, entries: vec![], pending };
+        let mut sealer = Sealer { offline: self, entries: vec![], blocks: vec![], pending };
         for source in 0..self.plan.sources.len() {
             sealer.source(source, catalogue.sealed, until)?;
         }
@@ -81,8 +91,12 @@ impl Offline {
             sealer.logged_updates(view, catalogue.sealed, until)?;
         }
         let entries = sealer.entries;
-        let encode = |e: &Entry| (e.path.clone(), serde_json::to_vec(e).expect("plain fields always encode"));
-        let rows: Vec<(String, Vec<u8>)> = entries.iter().map(encode).collect();
+        let new = |(entry, blocks): (&Entry, &Blocks)| NewSegment {
+            key: entry.path.clone(),
+            entry: serde_json::to_vec(entry).expect("plain fields always encode"),
+            blocks: blocks.to_bytes(),
+        };
+        let rows: Vec<NewSegment> = entries.iter().zip(&sealer.blocks).map(new).collect();
         self.store.seal(&rows, until.0, self.plan.sources.len(), self.plan.views.len())?;
         let sum = |kind| entries.iter().filter(|e| e.kind == kind).map(|e| e.rows).sum();
         Ok(SealSummary {
@@ -101,12 +115,7 @@ impl Offline {
     pub fn check_segments(&self) -> Result<u64, OfflineError> {
         let catalogue = Catalogue::read(&self.store)?;
         for entry in &catalogue.entries {
-            let path = self.store.dir().join(&entry.path);
-            let (digest, bytes) = digest(&path)?;
-            if digest != entry.digest || bytes != entry.bytes {
-                return Err(OfflineError::Segment { path, why: "its digest is not the catalogue's".into() });
-            }
-            self.segment(entry)?;
+            self.segment(entry)?.check()?;
         }
         let mut expected = vec![0; self.plan.sources.len()];
         for commit in self.store.commits() {
@@ -134,6 +143,8 @@ impl Offline {
 struct Sealer<'a> {
     offline: &'a Offline,
     entries: Vec<Entry>,
+    /// The digests of their blocks.
+    blocks: Vec<Blocks>,
     /// Updates that wait to fill a file, by view.
     pending: Vec<Updates>,
 }
@@ -154,19 +165,20 @@ impl Sealer<'_> {
         let fed = |v: &PlannedView| v.plan.joins.is_empty() && v.plan.stream.name == *name;
         let views: Vec<usize> = (0..).zip(&self.offline.plan.views).filter(|(_, v)| fed(v)).map(|(n, _)| n).collect();
         let (mut batches, mut rows, mut bytes, mut last) = (vec![], 0, 0, 0);
-        for record in self.offline.store.tail(LogKind::Events(source), after, until.0) {
+        for record in self.offline.store.tail(LogKind::Events(source), after, until.0)? {
             let record = record?;
-            // Files end where commits end, so that their epochs do not overlap.
-            if (rows >= FILE_ROWS || bytes >= FILE_BYTES) && record.last != last {
+            // Files end where commits end, so that their epochs do not overlap; but a commit may be larger than what can
+            // be in memory at once: a whole table is one.
+            let ends = (rows >= FILE_ROWS || bytes >= FILE_BYTES) && record.last != last;
+            let more: usize = record.batches.iter().map(slice_bytes).sum();
+            if ends || bytes > 0 && bytes + more >= PART_BYTES {
                 self.events(source, &views, &std::mem::take(&mut batches))?;
                 (rows, bytes) = (0, 0);
             }
             last = record.last;
-            for batch in record.batches {
-                rows += batch.num_rows();
-                bytes += slice_bytes(&batch);
-                batches.push(batch);
-            }
+            bytes += more;
+            rows += record.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+            batches.extend(record.batches);
         }
         self.events(source, &views, &batches)?;
         views.iter().try_for_each(|view| self.write_updates(*view))
@@ -199,7 +211,7 @@ impl Sealer<'_> {
     /// The updates that a joined view's commits logged.
     fn logged_updates(&mut self, view: usize, after: u64, until: Epoch) -> Result<(), OfflineError> {
         let fold = &self.offline.plan.views[view].fold;
-        for record in self.offline.store.tail(LogKind::Updates(view), after, until.0) {
+        for record in self.offline.store.tail(LogKind::Updates(view), after, until.0)? {
             for batch in record?.batches {
                 self.gather(view, &from_batch(&batch, &fold.plan)?)?;
             }
@@ -253,13 +265,14 @@ impl Sealer<'_> {
         };
         let path = (0..).map(path_of).find(|p| !taken(p)).expect("numbers do not run out");
         let whole = data_dir.join(&path);
-        let unfinished = whole.with_extension("tmp");
+        let unfinished = whole.with_extension(UNFINISHED);
         let faults = self.offline.store.faults();
         make_dir(faults, data_dir, &target.dir)?;
         let io = |source| OfflineError::Io { path: unfinished.clone(), source };
         let failed =
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: whole.clone(), why: e.to_string() };
         let file = File::create(&unfinished).map_err(io)?;
+        let file = Hashing::new(file);
         let mut writer = ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.kind)))
             .map_err(failed)?;
         let mut rows = 0;
@@ -268,13 +281,15 @@ impl Sealer<'_> {
             rows += batch.num_rows() as u64;
             writer.write(&batch).map_err(failed)?;
         }
+        let (file, blocks) = writer.into_inner().map_err(failed)?.end();
         // Bytes, then the name, then the name on the disk: the catalogue may name only what a power loss leaves whole.
-        faults.sync_file(&writer.into_inner().map_err(failed)?, &unfinished).map_err(io)?;
-        let (digest, bytes) = digest(&unfinished)?;
+        faults.sync_file(&file, &unfinished).map_err(io)?;
         faults.rename(&unfinished, &whole).map_err(io)?;
         sync_dir(faults, &data_dir.join(&target.dir))?;
         let (kind, name, version) = (target.kind, target.name.clone(), target.version);
+        let (digest, bytes) = (blocks.digest(), blocks.bytes());
         self.entries.push(Entry { path, kind, name, version, first, last, rows, bytes, digest });
+        self.blocks.push(blocks);
         Ok(())
     }
 }
@@ -336,26 +351,6 @@ fn epochs(batch: &RecordBatch) -> Result<Vec<i64>, ArrowError> {
     Ok(column.as_primitive::<TimestampMicrosecondType>().values().to_vec())
 }
 
-/// Bytes of a batch's rows; buffers that batches share are not counted whole.
-fn slice_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or_default()).sum()
-}
-
-fn digest(path: &Path) -> Result<(String, u64), OfflineError> {
-    let io = |source| OfflineError::Io { path: path.to_path_buf(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let (mut hasher, mut buffer, mut bytes) = (Xxh3::new(), vec![0; 1 << 18], 0);
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok((format!("{:032x}", hasher.digest128()), bytes)),
-            n => {
-                hasher.update(&buffer[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
-}
-
 /// Makes a directory under the data directory, durably.
 fn make_dir(faults: &Faults, data_dir: &Path, dir: &Path) -> Result<(), OfflineError> {
     let whole = data_dir.join(dir);
@@ -370,19 +365,13 @@ fn sync_dir(faults: &Faults, dir: &Path) -> Result<(), OfflineError> {
     faults.sync_dir(dir).map_err(|source| OfflineError::Io { path: dir.to_path_buf(), source })
 }
 
-/// Removes files under `segments` that the catalogue does not know.
+/// Removes what an interrupted sealing left: files of epochs that are not sealed yet, and unfinished ones.
 fn remove_leftovers(data_dir: &Path, catalogue: &Catalogue) -> Result<(), OfflineError> {
-    let known: BTreeSet<PathBuf> = catalogue.entries.iter().map(|e| data_dir.join(&e.path)).collect();
-    let mut dirs = vec![data_dir.join("segments")];
-    while let Some(dir) = dirs.pop() {
-        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
-        for entry in entries {
-            let path = entry.map_err(|source| OfflineError::Io { path: dir.clone(), source })?.path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if !known.contains(&path) {
-                std::fs::remove_file(&path).map_err(|source| OfflineError::Io { path: path.clone(), source })?;
-            }
+    let listed = catalogue.paths();
+    for file in files(data_dir)?.into_iter().filter(|f| !listed.contains(f.name.as_str())) {
+        let unsealed = file.range.is_some_and(|(first, _)| first > catalogue.sealed);
+        if unsealed || file.path.extension().is_some_and(|e| e == UNFINISHED) {
+            std::fs::remove_file(&file.path).map_err(|source| OfflineError::Io { path: file.path, source })?;
         }
     }
     Ok(())

@@ -3,12 +3,9 @@
 //! Updates are sorted by the group's hash, so the row groups' statistics say where a group may be. A file is opened anew
 //! for every read of a page: a join may walk through thousands of segments side by side without holding them open.
 //!
-//! Invariants: a filter leaves out only rows that were not asked for. Neighbours: `seal` writes what is read here,
-//! `catalogue` says which files there are.
+//! Invariants: a filter leaves out only rows that were not asked for; no byte is read that was not written so.
+//! Neighbours: `seal` writes what is read here, `catalogue` says which files there are, `blocks` compares their bytes.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
@@ -24,39 +21,28 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 
 use super::OfflineError;
+use super::blocks::{Blocks, CheckedFile, CheckedReader};
 use super::catalogue::Entry;
+use crate::state::Store;
 
 /// Rows decoded at once.
 const BATCH: usize = 4096;
 
-/// A file that is opened for each read.
-#[derive(Clone, Debug)]
-struct Reopened {
-    path: PathBuf,
-    len: u64,
-}
-
-impl Length for Reopened {
+impl Length for CheckedFile {
     fn len(&self) -> u64 {
-        self.len
+        self.length()
     }
 }
 
-impl ChunkReader for Reopened {
-    type T = std::io::BufReader<File>;
+impl ChunkReader for CheckedFile {
+    type T = CheckedReader;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(start))?;
-        Ok(std::io::BufReader::new(file))
+        Ok(self.reader(start)?)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(start))?;
-        let mut buffer = vec![0; length];
-        file.read_exact(&mut buffer)?;
-        Ok(buffer.into())
+        Ok(self.bytes(start, length)?)
     }
 }
 
@@ -66,7 +52,7 @@ pub type Asked = Option<Arc<[u64]>>;
 /// A segment, its footer read.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    file: Reopened,
+    file: CheckedFile,
     metadata: ArrowReaderMetadata,
     /// Least and greatest `_hash` of each row group, if this is a segment of updates.
     hashes: Vec<(u64, u64)>,
@@ -77,12 +63,22 @@ impl Segment {
     ///
     /// # Errors
     /// A file that is missing, or is not the entry's.
-    pub fn open(dir: &Path, entry: &Entry) -> Result<Segment, OfflineError> {
-        let path = dir.join(&entry.path);
+    pub fn open(store: &Store, entry: &Entry) -> Result<Segment, OfflineError> {
+        let path = store.dir().join(&entry.path);
         let failed =
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: path.clone(), why: e.to_string() };
-        let len = std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.clone(), source })?.len();
-        let file = Reopened { path: path.clone(), len };
+        let stored = store.segment_blocks(&entry.path)?;
+        let blocks = stored.and_then(|b| Blocks::of(entry.bytes, &b)).filter(|b| b.digest() == entry.digest);
+        let Some(blocks) = blocks else {
+            let why = "the digests of its blocks are not the catalogue's".into();
+            return Err(OfflineError::Segment { path, why });
+        };
+        let found = std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.clone(), source })?.len();
+        if found != entry.bytes {
+            let why = format!("it has {found} bytes, the catalogue says {}", entry.bytes);
+            return Err(OfflineError::Segment { path, why });
+        }
+        let file = CheckedFile::new(&path, blocks);
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
         let metadata = ArrowReaderMetadata::load(&file, options).map_err(failed)?;
         let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
@@ -98,6 +94,15 @@ impl Segment {
         });
         let hashes = hashes.collect();
         Ok(Segment { file, metadata, hashes })
+    }
+
+    /// Compares all bytes with what was written.
+    ///
+    /// # Errors
+    /// The first block that differs.
+    pub fn check(&self) -> Result<(), OfflineError> {
+        let path = &self.file.path;
+        self.file.check().map_err(|e| OfflineError::Segment { path: path.clone(), why: e.to_string() })
     }
 
     /// All rows, in the file's order.
@@ -140,7 +145,7 @@ impl Segment {
         builder.build().map(Some).map_err(|e| self.failed(&e))
     }
 
-    fn builder(&self) -> ParquetRecordBatchReaderBuilder<Reopened> {
+    fn builder(&self) -> ParquetRecordBatchReaderBuilder<CheckedFile> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
             .with_batch_size(BATCH)
     }

@@ -4,18 +4,20 @@
 //! register the epoch they ask for, so that no page moves past it under them.
 //!
 //! Invariants: nothing is merged above the published epoch or above a registered reader's; a write-back pass that began
-//! at epoch `P` leaves every page's row with all updates up to `P`, and only then does the redo point become `P`.
+//! at epoch `P` leaves every page's row with all updates up to `P`, and only then does the redo point become `P`; page rows
+//! and the count of them are written in one batch.
 //! Neighbours: `page` is one group; `commit` makes epochs durable before they are published here; `online` reads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::WriteBatch;
 
+use super::check::{PageCount, count_key};
 use super::page::{Page, PageRows, Unanswered};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
@@ -63,9 +65,15 @@ pub struct Cache {
     memory_max: AtomicU64,
     /// Bytes of all pages as of the last pass over them, if there is a limit.
     passed: AtomicU64,
+    /// Bytes of updates taken since it began.
+    grown: AtomicU64,
+    /// The last pass found too few idle pages: the next lets go of others, too.
+    pressed: AtomicBool,
     evicted: AtomicU64,
-    /// Updates taken since it was made.
-    taken: AtomicU64,
+    /// The stripe, over all views, at which the next pass begins: each loses pages in its turn.
+    hand: AtomicUsize,
+    /// What was counted of each view's page rows; held while rows are written.
+    counts: Mutex<Vec<PageCount>>,
 }
 
 /// What readers ask: how it went.
@@ -115,6 +123,7 @@ impl Cache {
             groups: AtomicU64::new(0),
         });
         let on_disk = AtomicBool::new(last.is_some());
+        let counts = (0..plan.views.len()).map(|view| store.page_count(view)).collect::<Result<Vec<_>, _>>()?;
         Ok(Cache {
             views: views.collect(),
             published: Mutex::new(published),
@@ -123,8 +132,11 @@ impl Cache {
             on_disk,
             memory_max: AtomicU64::new(u64::MAX),
             passed: AtomicU64::new(0),
+            grown: AtomicU64::new(0),
+            pressed: AtomicBool::new(false),
             evicted: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
+            hand: AtomicUsize::new(0),
+            counts: Mutex::new(counts),
             store,
         })
     }
@@ -186,8 +198,8 @@ impl Cache {
     }
 
     fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
-        self.taken.fetch_add(updates.len() as u64, Ordering::Relaxed);
         let view = &self.views[updates.view];
+        self.grown.fetch_add((updates.len() * view.fold.shape.stride * 8) as u64, Ordering::Relaxed);
         for n in 0..updates.len() {
             let update = updates.get(n, &view.fold.shape);
             let mut stripe = view.stripes[stripe_of(update.hash)].lock();
@@ -279,48 +291,72 @@ impl Cache {
         let mut written = 0;
         let limit = self.memory_max.load(Ordering::Relaxed);
         let (limited, mut bytes) = (limit != u64::MAX, 0);
-        let mut excess = self.passed.load(Ordering::Relaxed).saturating_sub(limit);
-        for (n, view) in self.views.iter().enumerate() {
-            let prefix = self.store.view_prefix(n);
-            let mut rows: Vec<(Vec<u8>, PageRows)> = vec![];
-            for stripe in &view.stripes {
-                let mut stripe = stripe.lock();
-                excess = excess.saturating_sub(self.evict(&mut stripe, view, excess));
-                for page in stripe.iter_mut() {
-                    if limited {
-                        bytes += page.bytes() as u64;
-                    }
-                    let Some(out) = page.write_back(at, &view.fold) else { continue };
-                    let mut key = prefix.to_vec();
-                    key.extend(&*page.key);
-                    rows.push((key, out));
-                }
-                drop(stripe);
-                if rows.len() >= BATCH {
-                    written += rows.len();
-                    self.write_rows(&mut rows)?;
-                    rest();
-                }
+        let grown = self.grown.swap(0, Ordering::Relaxed);
+        let mut excess = self.passed.load(Ordering::Relaxed).saturating_add(grown).saturating_sub(limit);
+        let pressed = self.pressed.load(Ordering::Relaxed);
+        let stripes = self.views.len() * STRIPES;
+        let (first, mut hand) = (self.hand.load(Ordering::Relaxed), None);
+
+        let mut rows: Vec<(usize, Vec<u8>, PageRows)> = vec![];
+        for n in (0..stripes).map(|n| (first + n) % stripes) {
+            let (view, at_stripe) = (n / STRIPES, n % STRIPES);
+            let pages = &self.views[view];
+            let mut stripe = pages.stripes[at_stripe].lock();
+            if excess > 0 {
+                excess = excess.saturating_sub(self.evict(&mut stripe, pages, excess, Page::is_idle));
+                hand = Some(n + 1);
             }
-            written += rows.len();
-            self.write_rows(&mut rows)?;
+            for page in stripe.iter_mut() {
+                if limited {
+                    bytes += page.bytes() as u64;
+                }
+                let Some(out) = page.write_back(at, &pages.fold) else { continue };
+                let mut key = self.store.view_prefix(view).to_vec();
+                key.extend(&*page.key);
+                rows.push((view, key, out));
+            }
+            drop(stripe);
+            // Not under the stripe's lock: whoever reads or feeds its pages does not wait for the disk.
+            let let_go = pressed && excess > 0;
+            if rows.len() >= BATCH || let_go {
+                written += rows.len();
+                self.write_rows(&mut rows)?;
+                rest();
+            }
+            // Now that their rows are in the store.
+            if let_go {
+                let mut stripe = pages.stripes[at_stripe].lock();
+                excess = excess.saturating_sub(self.evict(&mut stripe, pages, excess, Page::is_clean));
+            }
         }
+        written += rows.len();
+        self.write_rows(&mut rows)?;
+
+        hand.into_iter().for_each(|n| self.hand.store(n % stripes, Ordering::Relaxed));
         self.passed.store(bytes, Ordering::Relaxed);
+        self.pressed.store(excess > 0, Ordering::Relaxed);
+        // Last: until every page has its row, a restart redoes from where it was.
         if self.store.redo_point()? < at {
             self.store.put_meta("redo", &at.to_be_bytes())?;
         }
         Ok(written)
     }
 
-    /// Drops pages of a stripe that nobody has used since the last pass, up to so many bytes. A page that this pass still
-    /// has to write is not among them: its row is not in the store before the pass has gone on.
-    fn evict(&self, stripe: &mut HashTable<Page>, view: &ViewPages, excess: u64) -> u64 {
+    /// Drops pages of a stripe that may go, up to so many bytes. A page that this pass still has to write is not among
+    /// them: its row is not in the store before the pass has gone on.
+    fn evict(
+        &self,
+        stripe: &mut HashTable<Page>,
+        view: &ViewPages,
+        excess: u64,
+        may_go: impl Fn(&mut Page) -> bool,
+    ) -> u64 {
         let mut freed = 0;
         if excess == 0 {
             return 0;
         }
         stripe.retain(|page| {
-            let goes = page.is_idle() && freed < excess;
+            let goes = may_go(page) && freed < excess;
             if goes {
                 // Before the page is gone: whoever misses it next looks for its row.
                 self.on_disk.store(true, Ordering::Release);
@@ -333,13 +369,15 @@ impl Cache {
         freed
     }
 
-    fn write_rows(&self, rows: &mut Vec<(Vec<u8>, PageRows)>) -> Result<(), StateError> {
+    fn write_rows(&self, rows: &mut Vec<(usize, Vec<u8>, PageRows)>) -> Result<(), StateError> {
         if rows.is_empty() {
             return Ok(());
         }
         let (pages, chunks) = (self.store.family("pages"), self.store.family("chunks"));
         let mut batch = WriteBatch::default();
-        for (key, row) in rows.drain(..) {
+        let mut counts = self.counts.lock();
+        let before = counts.clone();
+        for (view, key, row) in rows.drain(..) {
             let chunk_key = |id: u64| [key.as_slice(), &id.to_be_bytes()].concat();
             for (id, bytes) in &row.chunks {
                 batch.put_cf(&chunks, chunk_key(*id), bytes);
@@ -348,6 +386,10 @@ impl Cache {
                 batch.delete_cf(&chunks, chunk_key(*id));
             }
             batch.put_cf(&pages, &key, &row.page);
+            counts[view].replace(row.digests.0, row.digests.1);
+        }
+        for (view, count) in counts.iter().enumerate().filter(|(n, count)| before[*n] != **count) {
+            batch.put_cf(&self.store.family("meta"), count_key(&self.store.view_prefix(view)), count.bytes());
         }
         self.store.write(batch, false)
     }
@@ -376,14 +418,15 @@ impl Cache {
         self.memory_max.store(bytes, Ordering::Relaxed);
     }
 
+    /// Is more in memory than should be, as far as is known between two passes?
+    pub fn is_over_memory(&self) -> bool {
+        let known = self.passed.load(Ordering::Relaxed).saturating_add(self.grown.load(Ordering::Relaxed));
+        known > self.memory_max.load(Ordering::Relaxed)
+    }
+
     /// Pages dropped from memory so far.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
-    }
-
-    /// Updates taken so far.
-    pub fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
     }
 
     /// Pages of a view in memory.

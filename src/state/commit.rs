@@ -3,15 +3,21 @@
 //! One RocksDB write batch carries the log records of all epochs it covers, the refused records, the offsets they came
 //! from and the commit itself, so a crash leaves all of it or none. Pages are not in it: they follow from the log.
 //!
-//! Invariants: commits are in the order of their epochs; offsets never move back; `visible` rises strictly and is at
-//! least the last epoch. Neighbours: `dataflow::commit` gives us closed epochs, `log` reads what was written.
+//! Each record carries its number and the digest of all records up to it, so that one that is missing or altered is
+//! noticed by the next.
+//!
+//! Invariants, asserted in [`Store::commit`]: commits are in the order of their epochs; offsets never move back; `visible`
+//! rises strictly and is at least the last epoch. Neighbours: `dataflow::commit` gives us closed epochs, `log` reads what
+//! was written, `check` compares it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 
-use rocksdb::WriteBatch;
+use rocksdb::{DBIterator, IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
-use super::{StateError, Store};
+use super::{StateError, Store, View};
 use crate::offset::Offsets;
 use crate::source::{Rejected, SortedPosition};
 use crate::time::Epoch;
@@ -81,6 +87,45 @@ pub struct CommitRecord {
     pub records: Vec<(u8, u32, u64, u64)>,
     /// How many records it refused.
     pub rejected: u64,
+    /// Digest of the refused records as they are stored, in order.
+    pub rejected_digest: u64,
+    /// Its place among the commits, from 1.
+    pub number: u64,
+    /// Digest of the chain of the commit before and of this record.
+    pub chain: u64,
+}
+
+impl CommitRecord {
+    /// What `chain` must be, behind a commit of this chain.
+    pub(super) fn chained(&self, before: u64) -> u64 {
+        let mut hasher = Xxh3::new();
+        hasher.update(&before.to_be_bytes());
+        hasher.update(&encode(&CommitRecord { chain: 0, ..self.clone() }));
+        hasher.digest()
+    }
+
+    /// Rows in its log records.
+    pub fn rows(&self) -> u64 {
+        self.records.iter().map(|(_, _, rows, _)| rows).sum()
+    }
+}
+
+/// The last commit, as the next one must follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tip {
+    pub(super) number: u64,
+    pub(super) chain: u64,
+    pub(super) last: u64,
+    pub(super) visible: i64,
+}
+
+impl Tip {
+    /// Before the first commit.
+    pub(super) const NONE: Tip = Tip { number: 0, chain: 0, last: 0, visible: i64::MIN };
+
+    pub(super) fn of(record: &CommitRecord) -> Tip {
+        Tip { number: record.number, chain: record.chain, last: record.last, visible: record.visible }
+    }
 }
 
 /// Key of a log record.
@@ -104,34 +149,33 @@ pub(super) fn digest(bytes: &[u8]) -> u64 {
 }
 
 impl Store {
-    fn log_place(&self, kind: LogKind) -> (u8, u32) {
+    pub(super) fn log_place(&self, kind: LogKind) -> (u8, u32) {
         match kind {
             LogKind::Events(source) => (EVENTS, self.source_id(source)),
             LogKind::Updates(view) => (UPDATES, self.view_id(view)),
         }
     }
 
-    /// Writes a commit: all of it or nothing.
+    /// Writes a commit: all of it or nothing. `sync`: it is on the disk, and the witness knows it, when this returns.
     ///
     /// # Errors
     /// The store may be full or broken; then nothing of the commit is visible, and the process must stop.
+    ///
+    /// # Panics
+    /// If the commit does not follow the one before it: whoever gathered it is broken, and nothing may be built on that.
     pub fn commit(&self, commit: &Commit, sync: bool) -> Result<(), StateError> {
+        // Held to the end: commits are written one after the other.
+        let mut ends = self.ends.lock();
+        let tip = *self.tip.lock();
+        assert!(commit.last.0 > tip.last, "epoch {} does not follow {}", commit.last.0, tip.last);
+        assert!(commit.visible > tip.visible, "{} is not visible after {}", commit.visible, tip.visible);
+        assert!(commit.visible >= commit.last.micros(), "epoch {} is visible before it began", commit.last.0);
+
         let mut batch = WriteBatch::default();
-        let log = self.family("log");
-        let mut records = Vec::with_capacity(commit.records.len());
-        for (number, record) in (0u32..).zip(&commit.records) {
-            let (kind, id) = self.log_place(record.kind);
-            batch.put_cf(&log, log_key(kind, id, commit.last.0, number), &record.bytes);
-            records.push((kind, id, record.rows as u64, digest(&record.bytes)));
-        }
-        let quarantine = self.family("quarantine");
-        for (number, rejected) in (0u32..).zip(&commit.rejected) {
-            let mut key = commit.last.0.to_be_bytes().to_vec();
-            key.extend(number.to_be_bytes());
-            batch.put_cf(&quarantine, key, encode(rejected));
-        }
+        let records = self.put_records(&mut batch, commit);
+        let rejected_digest = self.put_rejected(&mut batch, commit);
         let offsets = commit.offsets.0.iter().flat_map(|(s, p)| p.iter().map(move |(p, n)| (s.clone(), *p, *n)));
-        let record = CommitRecord {
+        let mut record = CommitRecord {
             last: commit.last.0,
             clock: commit.clock,
             visible: commit.visible,
@@ -139,16 +183,77 @@ impl Store {
             sorted: commit.sorted.iter().map(|(s, p)| (s.clone(), p.clone())).collect(),
             records,
             rejected: commit.rejected.len() as u64,
+            rejected_digest,
+            number: tip.number + 1,
+            chain: 0,
         };
+        record.chain = record.chained(tip.chain);
         batch.put_cf(&self.family("commits"), record.last.to_be_bytes(), encode(&record));
+
         let meta = self.family("meta");
         for (source, partition, next) in &record.offsets {
+            let before = ends.get(source, *partition);
+            assert!(*next >= before, "`{source}` partition {partition} goes back from {before} to {next}");
             batch.put_cf(&meta, format!("offset:{partition}:{source}"), next.to_be_bytes());
         }
         for (source, position) in &record.sorted {
             batch.put_cf(&meta, format!("sorted:{source}"), encode(position));
         }
-        self.write(batch, sync)
+        self.write(batch, false)?;
+
+        ends.merge(&commit.offsets);
+        *self.tip.lock() = Tip::of(&record);
+        self.logged.fetch_add(record.rows(), Ordering::Relaxed);
+        if sync { self.sync() } else { Ok(()) }
+    }
+
+    fn put_records(&self, batch: &mut WriteBatch, commit: &Commit) -> Vec<(u8, u32, u64, u64)> {
+        let log = self.family("log");
+        let mut records = Vec::with_capacity(commit.records.len());
+        for (number, record) in (0u32..).zip(&commit.records) {
+            let (kind, id) = self.log_place(record.kind);
+            batch.put_cf(&log, log_key(kind, id, commit.last.0, number), &record.bytes);
+            records.push((kind, id, record.rows as u64, digest(&record.bytes)));
+        }
+        records
+    }
+
+    fn put_rejected(&self, batch: &mut WriteBatch, commit: &Commit) -> u64 {
+        let quarantine = self.family("quarantine");
+        let mut hasher = Xxh3::new();
+        for (number, rejected) in (0u32..).zip(&commit.rejected) {
+            let row = encode(rejected);
+            hasher.update(&row);
+            let mut key = commit.last.0.to_be_bytes().to_vec();
+            key.extend(number.to_be_bytes());
+            batch.put_cf(&quarantine, key, row);
+        }
+        hasher.digest()
+    }
+
+    /// Rows logged and not sealed, and all that have been logged since the store was opened: it only rises, by as much
+    /// as the log does.
+    pub fn logged(&self) -> u64 {
+        self.logged.load(Ordering::Relaxed)
+    }
+
+    /// The commit that ends with an epoch.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub(super) fn commit_at(&self, last: u64) -> Result<Option<CommitRecord>, StateError> {
+        let row = self.db().get_cf(&self.family("commits"), last.to_be_bytes())?;
+        row.map(|row| decode(&row, "a commit record")).transpose()
+    }
+
+    /// The last commit that ends at or below an epoch.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub(super) fn commit_below(&self, last: u64) -> Result<Option<CommitRecord>, StateError> {
+        let key = last.to_be_bytes();
+        let mode = IteratorMode::From(&key, rocksdb::Direction::Reverse);
+        self.db().iterator_cf(&self.family("commits"), mode).next().map(read_commit).transpose()
     }
 
     /// The last commit.
@@ -214,18 +319,85 @@ impl Store {
         Ok(found)
     }
 
-    /// Refused records, oldest first.
-    pub fn quarantine(&self) -> impl Iterator<Item = Result<Rejected, StateError>> + '_ {
-        self.db()
-            .iterator_cf(&self.family("quarantine"), rocksdb::IteratorMode::Start)
-            .map(|row| decode(&row?.1, "a quarantine record"))
+    /// Refused records, oldest first: those that the commits say, all of them.
+    pub fn quarantine(&self) -> Quarantine<'_> {
+        let view = View::new(self);
+        let commits = view.rows("commits", IteratorMode::Start);
+        let rows = view.rows("quarantine", IteratorMode::Start);
+        Quarantine { commits, rows, found: VecDeque::new(), ended: false, _view: view }
     }
+}
+
+/// The refused records of a store, each commit's compared with its record.
+pub struct Quarantine<'a> {
+    commits: DBIterator<'a>,
+    rows: DBIterator<'a>,
+    found: VecDeque<Rejected>,
+    ended: bool,
+    /// Dropped last.
+    _view: View<'a>,
+}
+
+impl Quarantine<'_> {
+    /// The refused records of the next commit that has any; none at the end.
+    fn next_commit(&mut self) -> Result<VecDeque<Rejected>, StateError> {
+        for commit in self.commits.by_ref() {
+            let commit = read_commit(commit)?;
+            let damaged = |why: &str| StateError::Damaged {
+                what: format!("the quarantine of the commit up to {}", Epoch(commit.last)),
+                why: why.into(),
+            };
+            let (mut hasher, mut found) = (Xxh3::new(), VecDeque::new());
+            for number in 0..commit.rejected {
+                let (key, row) = self.rows.next().ok_or_else(|| damaged("a refused record is missing"))??;
+                let place = [commit.last.to_be_bytes().as_slice(), &key_number(number)].concat();
+                if *key != *place {
+                    return Err(damaged("a refused record is missing, or one too many is there"));
+                }
+                hasher.update(&row);
+                found.push_back(decode(&row, "a quarantine record")?);
+            }
+            if hasher.digest() != commit.rejected_digest {
+                return Err(damaged("its digest is not its commit's"));
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        match self.rows.next() {
+            None => Ok(VecDeque::new()),
+            Some(_) => Err(StateError::Damaged { what: "the quarantine".into(), why: "no commit knows a record".into() }),
+        }
+    }
+}
+
+impl Iterator for Quarantine<'_> {
+    type Item = Result<Rejected, StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.found.is_empty() && !self.ended {
+            match self.next_commit() {
+                Ok(found) => self.found = found,
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(e));
+                }
+            }
+            self.ended = self.found.is_empty();
+        }
+        self.found.pop_front().map(Ok)
+    }
+}
+
+/// The number of a refused record in its key.
+fn key_number(number: u64) -> [u8; 4] {
+    u32::try_from(number).expect("it was counted with four bytes").to_be_bytes()
 }
 
 /// A key and its value, as RocksDB's iterators give them.
 type Row = (Box<[u8]>, Box<[u8]>);
 
-fn read_commit(row: Result<Row, rocksdb::Error>) -> Result<CommitRecord, StateError> {
+pub(super) fn read_commit(row: Result<Row, rocksdb::Error>) -> Result<CommitRecord, StateError> {
     decode(&row?.1, "a commit record")
 }
 

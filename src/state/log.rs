@@ -1,19 +1,22 @@
 //! The log's tail: reading the records that commits wrote and that no segment holds yet, and dropping those it does.
 //!
-//! Invariants: records come back in the order of commits; a record whose digest is not its commit's is damage, never data.
+//! Invariants: records come back in the order of commits, every one that the commits name; a record that is missing, or
+//! whose digest or rows are not its commit's, is damage, never data.
 //! Neighbours: `commit` writes them; `offline` unions them with segments; recovery reads them from the redo point.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io::Cursor;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-use rocksdb::WriteBatch;
+use rocksdb::{DBIterator, Direction, IteratorMode, WriteBatch};
 
-use super::commit::{EVENTS, LogKind, UPDATES, digest, log_key};
-use super::{StateError, Store};
+use super::commit::{LogKind, digest, log_key, read_commit};
+use super::faults::Step;
+use super::{StateError, Store, View};
+use crate::time::Epoch;
 
 /// A batch as a log record's bytes.
 ///
@@ -44,44 +47,131 @@ pub struct TailRecord {
     pub batches: Vec<RecordBatch>,
 }
 
-impl Store {
-    fn kind_and_id(&self, kind: LogKind) -> (u8, u32) {
-        match kind {
-            LogKind::Events(source) => (EVENTS, self.source_id(source)),
-            LogKind::Updates(view) => (UPDATES, self.view_id(view)),
+/// The tail's records of one kind, each compared with what its commit says.
+pub struct Tail<'a> {
+    /// Kind and id.
+    place: (u8, u32),
+    until: u64,
+    rows: DBIterator<'a>,
+    commits: DBIterator<'a>,
+    /// What the commits that were read so far say must come: (last epoch, number, rows, digest).
+    expected: VecDeque<(u64, u32, u64, u64)>,
+    ended: bool,
+    /// Dropped last.
+    _view: View<'a>,
+}
+
+impl Tail<'_> {
+    fn next_record(&mut self) -> Result<Option<TailRecord>, StateError> {
+        let Some((last, number, bytes)) = self.next_row()? else {
+            self.expect_up_to(self.until)?;
+            return match self.expected.pop_front() {
+                None => Ok(None),
+                Some((last, number, ..)) => Err(self.damaged(last, number, "it is missing")),
+            };
+        };
+        self.expect_up_to(last)?;
+        let (rows, wanted) = match self.expected.pop_front() {
+            Some((l, n, rows, digest)) if (l, n) == (last, number) => (rows, digest),
+            Some((l, n, ..)) if (l, n) < (last, number) => return Err(self.damaged(l, n, "it is missing")),
+            Some(_) | None => return Err(self.damaged(last, number, "no commit knows it")),
+        };
+        if digest(&bytes) != wanted {
+            return Err(self.damaged(last, number, "its digest is not its commit's"));
         }
+        let batches = decode_batches(&bytes).map_err(|e| self.damaged(last, number, &e.to_string()))?;
+        if batches.iter().map(|b| b.num_rows() as u64).sum::<u64>() != rows {
+            return Err(self.damaged(last, number, "its rows are not as many as its commit says"));
+        }
+        Ok(Some(TailRecord { last, number, batches }))
     }
 
-    /// The tail's records of one kind whose commits end above `after` and at or below `until`, in order.
-    pub fn tail(
-        &self,
-        kind: LogKind,
-        after: u64,
-        until: u64,
-    ) -> impl Iterator<Item = Result<TailRecord, StateError>> + '_ {
-        let (kind, id) = self.kind_and_id(kind);
-        let start = log_key(kind, id, after.saturating_add(1), 0);
-        let mode = rocksdb::IteratorMode::From(&start, rocksdb::Direction::Forward);
-        let rows = self.db().iterator_cf(&self.family("log"), mode);
-        rows.map_while(move |row| match row {
-            Err(e) => Some(Err(e.into())),
-            Ok((key, value)) => {
-                let key: [u8; 17] = key.as_ref().try_into().ok()?;
-                if key[..5] != start[..5] {
-                    return None;
-                }
-                let last = u64::from_be_bytes(key[5..13].try_into().expect("eight bytes"));
-                if last > until {
-                    return None;
-                }
-                let number = u32::from_be_bytes(key[13..].try_into().expect("four bytes"));
-                let batches = decode_batches(&value).map_err(|e| StateError::Damaged {
-                    what: format!("log record {last}/{number}"),
-                    why: e.to_string(),
-                });
-                Some(batches.map(|batches| TailRecord { last, number, batches }))
+    /// The next row of the kind: last epoch, number, bytes.
+    fn next_row(&mut self) -> Result<Option<(u64, u32, Box<[u8]>)>, StateError> {
+        let Some(row) = self.rows.next() else { return Ok(None) };
+        let (key, bytes) = row?;
+        let Some((last, number)) = of_key(&key, self.place) else { return Ok(None) };
+        Ok((last <= self.until).then_some((last, number, bytes)))
+    }
+
+    /// Reads commits until one ends at or above an epoch.
+    fn expect_up_to(&mut self, epoch: u64) -> Result<(), StateError> {
+        while self.expected.back().is_none_or(|(last, ..)| *last < epoch) {
+            let Some(commit) = self.commits.next() else { return Ok(()) };
+            let commit = read_commit(commit)?;
+            if commit.last > self.until {
+                return Ok(());
             }
-        })
+            for (number, (kind, id, rows, digest)) in (0..).zip(&commit.records) {
+                if (*kind, *id) == self.place {
+                    self.expected.push_back((commit.last, number, *rows, *digest));
+                }
+            }
+            if commit.last >= epoch {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, last: u64, number: u32, why: &str) -> StateError {
+        let kind = char::from(self.place.0);
+        damaged(&format!("log record {kind}{} {number} of the commit up to {}", self.place.1, Epoch(last)), why)
+    }
+}
+
+impl Iterator for Tail<'_> {
+    type Item = Result<TailRecord, StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.next_record().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+/// Last epoch and number of a log record, if it is of this kind and id.
+fn of_key(key: &[u8], (kind, id): (u8, u32)) -> Option<(u64, u32)> {
+    let key: [u8; 17] = key.try_into().ok()?;
+    let last = u64::from_be_bytes(key[5..13].try_into().expect("eight bytes"));
+    let number = u32::from_be_bytes(key[13..].try_into().expect("four bytes"));
+    (log_key(kind, id, last, number) == key).then_some((last, number))
+}
+
+impl Store {
+    /// The tail's records of one kind whose commits end above `after` and at or below `until`, in order. It stays as it
+    /// is now, whatever is committed or sealed meanwhile.
+    ///
+    /// # Errors
+    /// RocksDB's.
+    pub fn tail(&self, kind: LogKind, after: u64, until: u64) -> Result<Tail<'_>, StateError> {
+        self.tail_of(View::new(self), kind, after, until)
+    }
+
+    /// All of the tail's records of one kind, and the catalogue of the segments that hold what came before them: both as
+    /// of one moment, so that a record that is sealed meanwhile is in exactly one of them.
+    ///
+    /// # Errors
+    /// RocksDB's; a damaged catalogue.
+    pub fn whole_log(&self, kind: LogKind) -> Result<(SegmentRows, Tail<'_>), StateError> {
+        let view = View::new(self);
+        let segments = segments(&view)?;
+        self.faults().at(Step::LogHalfRead)?;
+        Ok((segments, self.tail_of(view, kind, 0, u64::MAX)?))
+    }
+
+    fn tail_of<'a>(&'a self, view: View<'a>, kind: LogKind, after: u64, until: u64) -> Result<Tail<'a>, StateError> {
+        // What is sealed is in the commits' records, and not in the tail.
+        let after = after.max(view.number("sealed")?);
+        let place = self.log_place(kind);
+        let from = log_key(place.0, place.1, after.saturating_add(1), 0);
+        let rows = view.rows("log", IteratorMode::From(&from, Direction::Forward));
+        let from = after.saturating_add(1).to_be_bytes();
+        let commits = view.rows("commits", IteratorMode::From(&from, Direction::Forward));
+        Ok(Tail { place, until, rows, commits, expected: VecDeque::new(), ended: false, _view: view })
     }
 
     /// How far the tail has been moved into segments: records of commits up to here are gone from it.
@@ -100,80 +190,102 @@ impl Store {
         self.meta_number("redo")
     }
 
-    /// Adds segments to the catalogue (key, entry) and drops what they hold from the tail, in one batch.
+    /// Adds segments to the catalogue and drops what they hold from the tail, in one batch.
     ///
     /// # Errors
     /// RocksDB's; then the tail is as it was.
     pub fn seal(
         &self,
-        segments: &[(String, Vec<u8>)],
+        segments: &[NewSegment],
         until: u64,
         sources: usize,
         views: usize,
     ) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
-        for (key, entry) in segments {
+        let mut listed = listed_segments(self.meta("segments")?)?;
+        for NewSegment { key, entry, blocks } in segments {
+            listed = (listed.0 + 1, listed.1.wrapping_add(segment_digest(key, entry)));
             batch.put_cf(&self.family("registry"), format!("segment:{key}"), entry);
+            batch.put_cf(&self.family("registry"), format!("blocks:{key}"), blocks);
         }
+        let counted = [listed.0.to_be_bytes(), listed.1.to_be_bytes()].concat();
+        batch.put_cf(&self.family("meta"), "segments", counted);
         let log = self.family("log");
         let kinds = (0..sources).map(LogKind::Events).chain((0..views).map(LogKind::Updates));
         for kind in kinds {
-            let (kind, id) = self.kind_and_id(kind);
+            let (kind, id) = self.log_place(kind);
             batch.delete_range_cf(&log, log_key(kind, id, 0, 0), log_key(kind, id, until.saturating_add(1), 0));
         }
         batch.put_cf(&self.family("meta"), "sealed", until.to_be_bytes());
-        self.write(batch, true)
+        self.write(batch, true)?;
+        // What is sealed is in tables from now on, and the write-ahead log begins anew.
+        self.flush()?;
+        self.sync()
     }
 
-    /// The catalogue of segments: (key, entry).
+    /// The digests of a segment's blocks.
     ///
     /// # Errors
     /// RocksDB's.
-    pub fn segments(&self) -> Result<Vec<(String, Vec<u8>)>, StateError> {
-        const PREFIX: &[u8] = b"segment:";
-        let mode = rocksdb::IteratorMode::From(PREFIX, rocksdb::Direction::Forward);
-        let mut found = vec![];
-        for row in self.db().iterator_cf(&self.family("registry"), mode) {
-            let (key, value) = row?;
-            let Some(key) = key.strip_prefix(PREFIX) else { break };
-            found.push((String::from_utf8_lossy(key).into_owned(), value.into_vec()));
-        }
-        Ok(found)
+    pub fn segment_blocks(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.db().get_cf(&self.family("registry"), format!("blocks:{key}"))?)
     }
 
-    /// Compares the tail with what the commits say of it: every record there, every digest right.
+    /// The catalogue of segments, as of one moment.
     ///
     /// # Errors
-    /// The first difference, as [`StateError::Damaged`].
-    pub fn check_tail(&self) -> Result<u64, StateError> {
-        let sealed = self.sealed()?;
-        let mut expected: HashMap<[u8; 17], (u64, u64)> = HashMap::new();
-        for commit in self.commits() {
-            let commit = commit?;
-            for (number, (kind, id, rows, digest)) in (0u32..).zip(&commit.records) {
-                if commit.last > sealed {
-                    expected.insert(log_key(*kind, *id, commit.last, number), (*rows, *digest));
-                }
-            }
-        }
-        let mut checked = 0;
-        for row in self.db().iterator_cf(&self.family("log"), rocksdb::IteratorMode::Start) {
-            let (key, value) = row?;
-            let key: [u8; 17] = key.as_ref().try_into().map_err(|_| damaged("a log key", "not 17 bytes"))?;
-            let name = format!("log record {:?}", key);
-            match expected.remove(&key) {
-                None => return Err(damaged(&name, "no commit knows it")),
-                Some((_, want)) if digest(&value) != want => {
-                    return Err(damaged(&name, "its digest is not its commit's"));
-                }
-                Some(_) => checked += 1,
-            }
-        }
-        match expected.keys().next() {
-            Some(key) => Err(damaged(&format!("log record {key:?}"), "it is missing")),
-            None => Ok(checked),
-        }
+    /// RocksDB's; a catalogue that lacks an entry or holds another.
+    pub fn segments(&self) -> Result<SegmentRows, StateError> {
+        segments(&View::new(self))
     }
+}
+
+/// A segment on its way into the catalogue.
+pub struct NewSegment {
+    /// Its name.
+    pub key: String,
+    /// What the catalogue says of it.
+    pub entry: Vec<u8>,
+    /// The digests of its blocks: only who reads the file wants them.
+    pub blocks: Vec<u8>,
+}
+
+/// The catalogue of segments as it is stored.
+pub struct SegmentRows {
+    /// Records of commits up to here are in segments and not in the tail.
+    pub sealed: u64,
+    /// Key and entry of each segment that was ever put into it.
+    pub rows: Vec<(String, Vec<u8>)>,
+}
+
+fn segments(view: &View<'_>) -> Result<SegmentRows, StateError> {
+    const PREFIX: &[u8] = b"segment:";
+    let (mut rows, mut sum) = (vec![], 0u64);
+    for row in view.rows("registry", IteratorMode::From(PREFIX, Direction::Forward)) {
+        let (key, value) = row?;
+        let Some(key) = key.strip_prefix(PREFIX) else { break };
+        let key = String::from_utf8_lossy(key).into_owned();
+        sum = sum.wrapping_add(segment_digest(&key, &value));
+        rows.push((key, value.into_vec()));
+    }
+    let (count, wanted) = (rows.len() as u64, listed_segments(view.meta("segments")?)?);
+    if (count, sum) != wanted {
+        let why = format!("it lists {count} segments that are not the {} that were sealed", wanted.0);
+        return Err(damaged("the catalogue of segments", &why));
+    }
+    Ok(SegmentRows { sealed: view.number("sealed")?, rows })
+}
+
+/// How many segments were put into the catalogue, and the sum of their entries' digests.
+fn listed_segments(value: Option<Vec<u8>>) -> Result<(u64, u64), StateError> {
+    let Some(value) = value else { return Ok((0, 0)) };
+    let words: [u8; 16] = value.try_into().map_err(|_| damaged("the catalogue's digest", "not 16 bytes"))?;
+    let word = |at: usize| u64::from_be_bytes(words[at..at + 8].try_into().expect("eight bytes"));
+    Ok((word(0), word(8)))
+}
+
+fn segment_digest(key: &str, entry: &[u8]) -> u64 {
+    digest(&[key.as_bytes(), b"\0", entry].concat())
 }
 
 fn damaged(what: &str, why: &str) -> StateError {

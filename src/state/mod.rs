@@ -2,42 +2,50 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `meta` | a word | format number, redo point, how far the tail is sealed |
-//! | `registry` | `view:NAME`, `source:NAME`, `segment:…` | identity, version, fingerprint; the catalogue of segments |
+//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, what was counted of other families |
+//! | `registry` | `view:NAME`, `source:NAME`, `segment:…`, `blocks:…` | identity, version, fingerprint; the catalogue of segments |
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |
-//! | `pages` | view, version, group | the epoch it contains, then `fold::layout` |
+//! | `pages` | view, version, group | [`page::Header`], then `fold::layout` |
 //! | `chunks` | view, version, group, chunk or run of a tally | `fold::layout` |
 //! | `quarantine` | epoch, number | a refused record |
 //!
+//! Beside it, in the data directory: `witness`, what had reached the disk; `writer.lock`; `segments/`, of `offline`.
+//!
 //! Numbers in keys are big-endian, so keys sort by them. Invariants: the view version is in every state key; a store of
-//! another format or of other definitions is refused by name. Neighbours: `commit` and `cache` write, everyone reads.
+//! another format or of other definitions is refused by name. Neighbours: `open` opens it, `commit` and `cache` write,
+//! `check` compares what is there with what was written, everyone reads.
 
 pub mod cache;
+pub mod check;
 pub mod commit;
 pub mod faults;
 pub mod log;
+mod open;
 pub mod page;
 pub mod redo;
+#[cfg(test)]
+mod tests;
+mod witness;
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
-use rocksdb::{
-    BlockBasedOptions, BoundColumnFamily, Cache as BlockCache, ColumnFamilyDescriptor, DB, DBCompressionType, Options,
-    WriteBatch, WriteOptions,
-};
+use parking_lot::Mutex;
+use rocksdb::{BoundColumnFamily, DB, DBIterator, IteratorMode, ReadOptions, Snapshot, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use self::faults::{Faults, Step};
+use crate::offset::Offsets;
 use crate::plan::Plan;
+use commit::Tip;
+use faults::{Faults, Step};
+use witness::{Witness, WitnessFile};
 
 /// Format of the whole store.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Column families.
 pub const FAMILIES: [&str; 7] = ["meta", "registry", "commits", "log", "pages", "chunks", "quarantine"];
@@ -57,15 +65,18 @@ pub enum StateError {
         pid: String,
     },
     /// It was made by a version of Headwater with another format.
-    #[error("the data directory has format {found}, this program reads {FORMAT}")]
+    #[error(
+        "the data directory has format {found}, this program reads {FORMAT}: replay the sources into another \
+         --data-dir, or read it with the version that made it"
+    )]
     Format {
         /// Its format.
-        found: String,
+        found: u32,
     },
     /// It was made by other definitions.
     #[error("the data directory was made by other definitions: {}; use another --data-dir, or take the change back", .0.join("; "))]
     OtherDefinitions(Vec<String>),
-    /// What is stored cannot be read.
+    /// What is stored cannot be read, or is not all there.
     #[error("{what} is damaged: {why}")]
     Damaged {
         /// Which record.
@@ -103,6 +114,12 @@ pub struct Store {
     /// Ids of views and sources by their index in the plan.
     view_ids: Vec<(u32, u32)>,
     source_ids: Vec<u32>,
+    /// The last commit.
+    tip: Mutex<Tip>,
+    /// The committed offsets; held while a commit is written.
+    ends: Mutex<Offsets>,
+    /// Rows of the tail when it was opened, and of all commits since.
+    logged: AtomicU64,
 }
 
 /// How a store is open.
@@ -111,69 +128,17 @@ enum Access {
     Write {
         /// Dropped with the store.
         _lock: File,
+        /// Replaced after each sync.
+        witness: Mutex<WitnessFile>,
     },
     /// We read.
     Read {
-        /// A reader's own directory, removed with it.
-        scratch: PathBuf,
-        /// Beside a writer, whom we follow.
-        beside: bool,
+        /// Removed with the store.
+        _scratch: open::Scratch,
     },
 }
 
 impl Store {
-    /// Opens the store for writing, making it if need be.
-    ///
-    /// # Errors
-    /// [`StateError`]; in use, another format and other definitions have messages of their own.
-    pub fn open(dir: &Path, plan: &Plan) -> Result<Store, StateError> {
-        Store::open_watched(dir, plan, Faults::default())
-    }
-
-    /// The same, with somebody who sees every write and sync and may make it fail.
-    ///
-    /// # Errors
-    /// As of [`Store::open`].
-    pub fn open_watched(dir: &Path, plan: &Plan, faults: Faults) -> Result<Store, StateError> {
-        let io = |source| StateError::Io { path: dir.to_path_buf(), source };
-        std::fs::create_dir_all(dir).map_err(io)?;
-        let lock = take_lock(dir)?;
-        let mut options = options();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        let db = DB::open_cf_descriptors(&options, dir.join("db"), families())?;
-        let mut store = Store {
-            db,
-            dir: dir.to_path_buf(),
-            access: Access::Write { _lock: lock },
-            faults,
-            view_ids: vec![],
-            source_ids: vec![],
-        };
-        store.check_format()?;
-        store.register(plan, true)?;
-        Ok(store)
-    }
-
-    /// Opens the store beside its writer, if there is one, as of its last commit.
-    ///
-    /// # Errors
-    /// [`StateError::Missing`] without a store; others as for [`Store::open`].
-    pub fn open_reader(dir: &Path, plan: &Plan) -> Result<Store, StateError> {
-        if !dir.join("db").join("CURRENT").exists() {
-            return Err(StateError::Missing(dir.to_path_buf()));
-        }
-        let scratch = std::env::temp_dir().join(format!("headwater-reader-{}", uuid::Uuid::new_v4()));
-        let (db, beside) = open_to_read(dir, &scratch)?;
-        let access = Access::Read { scratch, beside };
-        let (dir, faults) = (dir.to_path_buf(), Faults::default());
-        let mut store = Store { db, dir, access, faults, view_ids: vec![], source_ids: vec![] };
-        store.catch_up()?;
-        store.check_format()?;
-        store.register(plan, false)?;
-        Ok(store)
-    }
-
     fn is_writer(&self) -> bool {
         matches!(self.access, Access::Write { .. })
     }
@@ -181,7 +146,11 @@ impl Store {
     fn check_format(&self) -> Result<(), StateError> {
         match self.meta("format")? {
             Some(found) if found == FORMAT.to_be_bytes() => Ok(()),
-            Some(found) => Err(StateError::Format { found: format!("{found:?}") }),
+            Some(found) => {
+                let found = found.try_into().map(u32::from_be_bytes);
+                Err(StateError::Format { found: found.map_err(|_| damaged("the format", "it is no number"))? })
+            }
+            None if self.last_commit()?.is_some() => Err(damaged("the format", "it is missing")),
             None if !self.is_writer() => Err(StateError::Missing(self.dir.clone())),
             None => self.put_meta("format", &FORMAT.to_be_bytes()),
         }
@@ -271,10 +240,9 @@ impl Store {
     /// A number in `meta`, 0 if it was never set.
     ///
     /// # Errors
-    /// RocksDB's.
+    /// RocksDB's; a value that is no number.
     pub fn meta_number(&self, key: &str) -> Result<u64, StateError> {
-        let value = self.meta(key)?;
-        Ok(value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes))
+        number(key, self.meta(key)?)
     }
 
     /// Writes a batch to the log file of the operating system, or through to the disk.
@@ -289,14 +257,22 @@ impl Store {
         self.faults.at(Step::Written { sync })
     }
 
-    /// Forces what was written so far to the disk.
+    /// Forces what was written so far to the disk, and then says so in the witness.
     ///
     /// # Errors
-    /// RocksDB's.
+    /// RocksDB's and the file system's.
     pub fn sync(&self) -> Result<(), StateError> {
-        self.faults.at(Step::Sync)?;
-        self.db.flush_wal(true)?;
-        self.faults.at(Step::Synced)
+        self.sync_and_witness(false)
+    }
+
+    /// The end of a store that nobody writes any more: everything in tables and on the disk, and the witness says that
+    /// nothing follows.
+    ///
+    /// # Errors
+    /// RocksDB's and the file system's.
+    pub fn close(&self) -> Result<(), StateError> {
+        self.flush()?;
+        self.sync_and_witness(true)
     }
 
     /// Whoever watches what is written; the steps of a sealing pass here too.
@@ -304,15 +280,43 @@ impl Store {
         &self.faults
     }
 
-    /// A reader follows its writer.
+    /// The last epoch that is known to be on the disk.
+    ///
+    /// # Errors
+    /// A witness that cannot be read.
+    pub fn synced(&self) -> Result<u64, StateError> {
+        Ok(Witness::read(&self.dir)?.map_or(0, |witness| witness.last))
+    }
+
+    fn sync_and_witness(&self, clean: bool) -> Result<(), StateError> {
+        let Access::Write { witness, .. } = &self.access else { return Ok(()) };
+        // One after the other: the witness never goes back.
+        let mut witness = witness.lock();
+        // Looked at before the sync, so that all of it is on the disk when the witness says so.
+        let tip = *self.tip.lock();
+        let sequence = self.db.latest_sequence_number();
+        witness.look()?;
+        self.faults.at(Step::Sync)?;
+        self.db.flush_wal(true)?;
+        self.faults.at(Step::Synced)?;
+        witness.replace(Witness {
+            commits: tip.number,
+            chain: tip.chain,
+            last: tip.last,
+            sequence,
+            clean,
+            ..Witness::default()
+        })
+    }
+
+    /// Writes everything that is only in memory and in the write-ahead log into tables.
     ///
     /// # Errors
     /// RocksDB's.
-    pub fn catch_up(&self) -> Result<(), StateError> {
-        if let Access::Read { beside: true, .. } = self.access {
-            self.db.try_catch_up_with_primary()?;
-        }
-        Ok(())
+    pub fn flush(&self) -> Result<(), StateError> {
+        let families: Vec<_> = FAMILIES.iter().map(|name| self.family(name)).collect();
+        let families: Vec<_> = families.iter().collect();
+        Ok(self.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default())?)
     }
 
     /// Start of a view's keys in `pages` and `chunks`: id and version.
@@ -338,33 +342,6 @@ impl Store {
     pub fn property(&self, name: &str) -> Option<u64> {
         self.db.property_int_value(name).ok().flatten()
     }
-
-    /// Reads every block of every table and compares its checksum.
-    ///
-    /// # Errors
-    /// The first that does not hold.
-    #[expect(deprecated, reason = "it is slower only for those who do not need it")]
-    pub fn check_blocks(&self) -> Result<(), StateError> {
-        for family in FAMILIES {
-            let mut options = rocksdb::ReadOptions::default();
-            options.set_verify_checksums(true);
-            // Also what was sealed and waits to be compacted away.
-            options.set_ignore_range_deletions(true);
-            options.fill_cache(false);
-            for row in self.db.iterator_cf_opt(&self.family(family), options, rocksdb::IteratorMode::Start) {
-                row?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        if let Access::Read { scratch, .. } = &self.access {
-            let _ = std::fs::remove_dir_all(scratch);
-        }
-    }
 }
 
 fn spoken(key: &str) -> String {
@@ -375,91 +352,39 @@ fn spoken(key: &str) -> String {
     }
 }
 
-/// How long readers, who keep writers out while they open the store, may take to do so.
-const OPENING: Duration = Duration::from_secs(2);
+/// The store at one moment, to read several families as they were together.
+struct View<'a> {
+    store: &'a Store,
+    snapshot: Snapshot<'a>,
+}
 
-/// Opens the database to read: alone if nobody writes it, else beside the writer. Beside a writer RocksDB reads past
-/// files that it cannot open, as if they held nothing; alone it refuses them, as the writer did when it opened them.
-fn open_to_read(dir: &Path, scratch: &Path) -> Result<(DB, bool), StateError> {
-    let path = dir.join("db");
-    let mut options = options();
-    options.set_max_open_files(-1);
-    let lock = File::open(dir.join("writer.lock")).ok();
-    if lock.as_ref().is_none_or(|lock| lock.try_lock_shared().is_ok()) {
-        options.set_db_log_dir(scratch);
-        return Ok((DB::open_cf_descriptors_read_only(&options, path, families(), false)?, false));
+impl<'a> View<'a> {
+    fn new(store: &'a Store) -> View<'a> {
+        View { store, snapshot: store.db.snapshot() }
     }
-    let mut tries = 0;
-    loop {
-        // The writer may drop a file between our reading its list and opening it.
-        match DB::open_cf_descriptors_as_secondary(&options, &path, &scratch.to_path_buf(), families()) {
-            Ok(db) => return Ok((db, true)),
-            Err(_) if tries < 20 => tries += 1,
-            Err(e) => return Err(e.into()),
-        }
+
+    /// Rows of a family; whoever keeps them keeps the view, too.
+    fn rows(&self, family: &str, mode: IteratorMode<'_>) -> DBIterator<'a> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        self.store.db.iterator_cf_opt(&self.store.family(family), options, mode)
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.snapshot.get_cf(&self.store.family("meta"), key)?)
+    }
+
+    fn number(&self, key: &str) -> Result<u64, StateError> {
+        number(key, self.meta(key)?)
     }
 }
 
-fn take_lock(dir: &Path) -> Result<File, StateError> {
-    let path = dir.join("writer.lock");
-    let io = |source| StateError::Io { path: path.clone(), source };
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-    let deadline = Instant::now() + OPENING;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(OPENING / 40),
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                return Err(StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() });
-            }
-            Err(TryLockError::Error(e)) => return Err(io(e)),
-        }
-    }
-    file.set_len(0).map_err(io)?;
-    file.rewind().map_err(io)?;
-    writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok(file)
+fn number(key: &str, value: Option<Vec<u8>>) -> Result<u64, StateError> {
+    let Some(value) = value else { return Ok(0) };
+    let value = value.try_into().map_err(|_| damaged(&format!("the number `{key}`"), "it has not eight bytes"))?;
+    Ok(u64::from_be_bytes(value))
 }
 
-fn options() -> Options {
-    let mut options = Options::default();
-    options.set_max_background_jobs(2);
-    options.set_max_total_wal_size(256 << 20);
-    options.set_keep_log_file_num(4);
-    options.set_max_log_file_size(4 << 20);
-    options
-}
-
-fn families() -> Vec<ColumnFamilyDescriptor> {
-    let cache = BlockCache::new_lru_cache(64 << 20);
-    FAMILIES
-        .iter()
-        .map(|&name| {
-            let mut options = Options::default();
-            let mut blocks = BlockBasedOptions::default();
-            blocks.set_block_cache(&cache);
-            options.set_compression_type(DBCompressionType::Lz4);
-            match name {
-                "log" => {
-                    // Written once, read in order, dropped by range: large runs, no hurry to merge them.
-                    options.set_write_buffer_size(64 << 20);
-                    options.set_level_zero_file_num_compaction_trigger(8);
-                    options.set_level_zero_slowdown_writes_trigger(40);
-                    options.set_level_zero_stop_writes_trigger(64);
-                    options.set_target_file_size_base(128 << 20);
-                    blocks.set_block_size(64 << 10);
-                }
-                "pages" | "chunks" => {
-                    options.set_write_buffer_size(32 << 20);
-                    blocks.set_bloom_filter(10.0, false);
-                    blocks.set_block_size(16 << 10);
-                }
-                _ => options.set_write_buffer_size(8 << 20),
-            }
-            options.set_block_based_table_factory(&blocks);
-            ColumnFamilyDescriptor::new(name, options)
-        })
-        .collect()
+fn damaged(what: &str, why: &str) -> StateError {
+    StateError::Damaged { what: what.into(), why: why.into() }
 }

@@ -3,8 +3,15 @@
 //! Updates come in before their commit and wait in `recent`, tagged with their epochs. They are merged into the base once
 //! they are committed and no reader can ask for less. A read at epoch `E` counts exactly the updates with epoch <= E.
 //!
-//! Invariants: the base never contains an update above the limit it was given, which is never above the last commit.
+//! A page's row begins with a [`Header`]: its digest, the epoch it contains, and the digest of the chunk rows that belong to
+//! it. So a row that is altered, or a chunk row that is missing, is damage and never an answer.
+//!
+//! Invariants: the base never contains an update above the limit it was given, which is never above the last commit; what the
+//! base contains is never applied again (asserted in [`Page::merge`]).
 //! Neighbours: `cache` holds pages and knows the limit; `fold::group` is the base.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::fold::entry::{CLOSING, Entry, Update};
 use crate::fold::layout::{self, LayoutError};
@@ -29,8 +36,10 @@ pub struct Page {
     recent_heap: Vec<u8>,
     /// Differs from its row on disk.
     dirty: bool,
-    /// Chunks that have rows on disk.
-    listed: Vec<u64>,
+    /// Chunks that have rows on disk, and their digests.
+    listed: Vec<(u64, u64)>,
+    /// Digest of the row on disk, if there is one.
+    row: Option<u64>,
     /// Written to or read since the last pass over all pages.
     used: bool,
 }
@@ -52,6 +61,76 @@ pub struct PageRows {
     pub chunks: Vec<(u64, Vec<u8>)>,
     /// Chunk rows to delete.
     pub dropped: Vec<u64>,
+    /// Digest of the page row that this one replaces, if there is one, and of this one.
+    pub digests: (Option<u64>, u64),
+}
+
+/// What a page row says before the group's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Digest of the group's bytes and of everything behind this word.
+    pub digest: u64,
+    /// All updates up to this epoch are in the state.
+    pub merged: u64,
+    /// Chunk rows that belong to it.
+    pub chunks: u64,
+    /// Sum of their digests.
+    pub chunk_digests: u64,
+}
+
+impl Header {
+    /// Bytes of a header.
+    pub const LEN: usize = 32;
+
+    /// The header of a group's row, and the state behind it.
+    ///
+    /// # Errors
+    /// A row that is not as it was written.
+    pub fn read<'a>(key: &[u8], row: &'a [u8]) -> Result<(Header, &'a [u8]), RowError> {
+        let (words, state) = row.split_at_checked(Header::LEN).ok_or(RowError::Altered)?;
+        let word = |n: usize| u64::from_le_bytes(words[n * 8..][..8].try_into().expect("eight bytes"));
+        let header = Header { digest: word(0), merged: word(1), chunks: word(2), chunk_digests: word(3) };
+        if row_digest(key, &row[8..]) != header.digest {
+            return Err(RowError::Altered);
+        }
+        Ok((header, state))
+    }
+
+    /// A row: header and state, and its digest.
+    fn row(key: &[u8], merged: u64, chunks: &[(u64, u64)], state: &[u8]) -> (Vec<u8>, u64) {
+        let mut row = Vec::with_capacity(Header::LEN + state.len());
+        let sum = chunks.iter().fold(0u64, |sum, (_, digest)| sum.wrapping_add(*digest));
+        for word in [0, merged, chunks.len() as u64, sum] {
+            row.extend(word.to_le_bytes());
+        }
+        row.extend_from_slice(state);
+        let digest = row_digest(key, &row[8..]);
+        row[..8].copy_from_slice(&digest.to_le_bytes());
+        (row, digest)
+    }
+}
+
+/// A row that does not hold what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    /// Its bytes are other.
+    #[error("it is not as it was written")]
+    Altered,
+    /// Chunk rows are missing, or are not those that were written with it.
+    #[error("its chunk rows are not those that were written with it")]
+    Chunks,
+    /// The state cannot be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// The digest of a row under a key: of a page under its group, of a chunk under its id.
+pub fn row_digest(key: &[u8], row: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(row);
+    hasher.digest()
 }
 
 impl Page {
@@ -66,6 +145,7 @@ impl Page {
             recent_heap: vec![],
             dirty: false,
             listed: vec![],
+            row: None,
             used: true,
         }
     }
@@ -80,15 +160,19 @@ impl Page {
         row: &[u8],
         fold: &Fold,
         mut chunk: impl FnMut(u64) -> Option<Vec<u8>>,
-    ) -> Result<Page, LayoutError> {
+    ) -> Result<Page, RowError> {
+        let (header, state) = Header::read(key, row)?;
         let mut listed = vec![];
-        let (epoch, rest) = row.split_at_checked(8).unwrap_or((&[0; 8], &[]));
-        let base = layout::decode(rest, fold, |id| {
-            listed.push(id);
-            chunk(id)
+        let base = layout::decode(state, fold, |id| {
+            let row = chunk(id)?;
+            listed.push((id, row_digest(&id.to_be_bytes(), &row)));
+            Some(row)
         })?;
-        let merged = u64::from_le_bytes(epoch.try_into().expect("split at 8"));
-        Ok(Page { merged, base, listed, ..Page::new(hash, key, fold) })
+        let sum = listed.iter().fold(0u64, |sum, (_, digest)| sum.wrapping_add(*digest));
+        if (listed.len() as u64, sum) != (header.chunks, header.chunk_digests) {
+            return Err(RowError::Chunks);
+        }
+        Ok(Page { merged: header.merged, base, listed, row: Some(header.digest), ..Page::new(hash, key, fold) })
     }
 
     /// All updates up to here are in the base.
@@ -124,6 +208,7 @@ impl Page {
         let heap = std::mem::take(&mut self.recent_heap);
         for record in recent.chunks_exact(width) {
             let update = update_of(record, &heap, self.hash, &self.key);
+            assert!(update.epoch > self.merged, "epoch {} is in the base already", update.epoch);
             if update.epoch <= limit {
                 self.base.apply(&update, now, fold);
             } else {
@@ -191,23 +276,32 @@ impl Page {
         }
         let encoded = layout::encode(&self.base, false);
         layout::mark_clean(&mut self.base);
-        let kept: rustc_hash::FxHashSet<u64> = encoded.listed.iter().copied().collect();
-        let dropped = self.listed.iter().filter(|id| !kept.contains(id)).copied().collect();
-        self.listed = encoded.listed;
+        let before = std::mem::take(&mut self.listed);
+        let written = encoded.chunks.iter().map(|(id, row)| (*id, row_digest(&id.to_be_bytes(), row)));
+        let known: FxHashMap<u64, u64> = before.iter().copied().chain(written).collect();
+        let digest_of = |id: &u64| *known.get(id).expect("a chunk has a row before it is listed");
+        self.listed = encoded.listed.iter().map(|id| (*id, digest_of(id))).collect();
+        let kept: FxHashSet<u64> = encoded.listed.into_iter().collect();
+        let dropped = before.into_iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
         self.dirty = !self.recent.is_empty();
-        let mut page = self.merged.to_le_bytes().to_vec();
-        page.extend(encoded.page);
-        Some(PageRows { page, chunks: encoded.chunks, dropped })
+        let (page, digest) = Header::row(&self.key, self.merged, &self.listed, &encoded.page);
+        let digests = (self.row.replace(digest), digest);
+        Some(PageRows { page, chunks: encoded.chunks, dropped, digests })
     }
 
     /// Nothing would be lost without it, and nobody has asked for it since this was asked last.
     pub fn is_idle(&mut self) -> bool {
-        !std::mem::take(&mut self.used) && !self.dirty && self.recent.is_empty()
+        !std::mem::take(&mut self.used) && self.is_clean()
+    }
+
+    /// Nothing would be lost without it, once the rows that were made of it are in the store.
+    pub fn is_clean(&mut self) -> bool {
+        !self.dirty && self.recent.is_empty()
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        size_of::<Page>() + self.key.len() + self.base.memory() + self.recent.capacity() * 8
+        size_of::<Page>() + self.key.len() + self.listed.len() * 16 + self.base.memory() + self.recent.capacity() * 8
     }
 
     /// The base, for verification.

@@ -35,7 +35,7 @@ pub fn redo<E: Display>(
             |why: String| StateError::Damaged { what: format!("the log of view `{}`", planned.plan.name), why };
         if !planned.logs_updates() {
             let Some(source) = plan.source_index(&planned.plan.stream.name) else { continue };
-            for record in store.tail(LogKind::Events(source), from, until) {
+            for record in store.tail(LogKind::Events(source), from, until)? {
                 for batch in record?.batches {
                     for updates in project(view, &batch).map_err(|e| misfit(e.to_string()))? {
                         applied += updates.len() as u64;
@@ -45,7 +45,7 @@ pub fn redo<E: Display>(
             }
             continue;
         }
-        for record in store.tail(LogKind::Updates(view), from, until) {
+        for record in store.tail(LogKind::Updates(view), from, until)? {
             for batch in record?.batches {
                 let updates = from_batch(&batch, &planned.fold.plan).map_err(|e| misfit(e.to_string()))?;
                 applied += updates.len() as u64;

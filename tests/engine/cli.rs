@@ -228,3 +228,11 @@ CREATE FEATURE VIEW hundredths AS SELECT u, sum(100 / x) AS h FROM events GROUP 
     quarantine(&["show", "events", "0/3"]).expect(0, &["reason: decode: ", r#"record: {"u":"x"}"#]);
     quarantine(&["show", "events", "0/0"]).expect(1, &["no refused record of `events` at 0/0"]);
 }
+
+#[test]
+fn a_proof_of_nothing_is_no_proof() {
+    let deployment = good();
+    deployment.run("replay", "data", &["--clock", "event"]).expect(0, &["events=2"]);
+    deployment.run("verify", "data", &["--seed", "1"]).expect(0, &["differing=0"]);
+    deployment.run("verify", "data", &["--sample", "0"]).expect(3, &["checked=0", "nothing was compared"]);
+}

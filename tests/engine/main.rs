@@ -5,6 +5,8 @@
 
 mod cli;
 mod demo;
+mod damage;
+mod housekeeping;
 mod kafka;
 mod oracle;
 mod real;

@@ -13,12 +13,12 @@ use headwater::definition::{self, Definitions};
 use headwater::engine::{Node, Settings};
 use headwater::offline::Offline;
 use headwater::plan::{self, Plan};
+use headwater::reader::Reader;
 use headwater::source::kafka::KafkaSettings;
 use headwater::source::replay::{Replay, ReplayClock, Resume};
 use headwater::state::Store;
 use headwater::state::cache::{Cache, Read};
 use headwater::state::commit::ClockKind;
-use headwater::state::redo::redo;
 use headwater::time::{Ask, Clock, Epoch, parse_instant};
 use headwater::verify::{Request, Verifier, offsets};
 use rand::rngs::StdRng;
@@ -216,6 +216,41 @@ impl Loaded {
         assert!(!self.feed(data, how, &mut StdRng::seed_from_u64(how.seed), Some(usize::MAX)));
     }
 
+    /// Takes the history in and is killed: a third of it sealed, a third written back, all of it on the disk; tables,
+    /// log files and segments are there, and none of them holds everything.
+    pub(crate) fn take_in_and_die(&self, data: &Path, how: &How) {
+        let node = self.take_in_thirds(data, how);
+        node.store().sync().expect("it is on the disk");
+    }
+
+    /// The node that is about to be killed so.
+    pub(crate) fn take_in_thirds(&self, data: &Path, how: &How) -> Node {
+        let mut node = self.node(data, how.workers);
+        let kind = if how.clock == ReplayClock::Event { ClockKind::Event } else { ClockKind::Record };
+        let kafka = KafkaSettings::default();
+        let mut replay = Replay::new(&self.plan.sources, &self.dir, how.clock, &kafka, &Resume::default())
+            .expect("sources are readable");
+        let mut slices = vec![];
+        while let Some(slice) = replay.next_slice(how.cut).expect("sources are readable") {
+            slices.push(slice);
+        }
+        let all = slices.len();
+        assert!(all >= 6, "{all} slices have no thirds");
+        for (n, slice) in slices.into_iter().enumerate() {
+            node.feed(slice, kind).expect("the node takes it");
+            if [all / 3, all * 2 / 3].contains(&n) {
+                node.drain().expect("what was fed is committed");
+                node.cache().write_back().expect("pages are written");
+            }
+            if n == all / 3 {
+                let until = node.store().redo_point().expect("the redo point is readable");
+                node.offline().seal(Epoch(until)).expect("the tail is sealed");
+            }
+        }
+        node.drain().expect("what was fed is committed");
+        node
+    }
+
     /// Some slices and then an end without a stop, or all of them and a stop. Returns whether it came to the end.
     fn feed(&self, data: &Path, how: &How, rng: &mut StdRng, slices: Option<usize>) -> bool {
         let mut node = self.node(data, how.workers);
@@ -262,12 +297,9 @@ impl Loaded {
     }
 
     pub(crate) fn open(&self, data: &Path) -> Opened {
-        let store = Arc::new(Store::open_reader(data, &self.plan).expect("the store opens"));
-        let cache = Cache::new(Arc::clone(&store), &self.plan).expect("pages are readable");
-        let offline = Offline::new(Arc::clone(&self.plan), Arc::clone(&store)).expect("the log is readable");
-        let project = |view: usize, events: &_| offline.project_events(view, events);
-        redo(&store, &self.plan, &cache, None, project).expect("the tail is readable");
-        Opened { plan: Arc::clone(&self.plan), store, cache, offline }
+        let reader = Reader::open(data, &self.plan).expect("the directory opens");
+        let cache = reader.pages(None).expect("pages and the tail are readable");
+        Opened { plan: reader.plan, store: reader.store, cache, offline: reader.offline }
     }
 
     /// Pages, updates, batch engine: one answer; and the log is whole.
@@ -297,7 +329,7 @@ pub(crate) struct Opened {
     pub(crate) plan: Arc<Plan>,
     pub(crate) store: Arc<Store>,
     pub(crate) cache: Cache,
-    pub(crate) offline: Offline,
+    pub(crate) offline: Arc<Offline>,
 }
 
 impl Opened {
