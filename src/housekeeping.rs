@@ -66,13 +66,13 @@ impl Housekeeping {
         let mut work = Work::of(node, pace, &clock);
         let (stop, shared) = (Arc::clone(stop), Arc::clone(node.shared()));
         let run = move || {
-            while !stop.load(Ordering::Acquire) {
-                clock.sleep(pace.sync.min(LOOK));
-                if let Err(e) = work.turn() {
-                    shared.fail("beside the dataflow", e);
-                    return;
+            let _: Result<(), EngineError> = shared.guard_until("housekeeping", &stop, || {
+                while !stop.load(Ordering::Acquire) {
+                    clock.sleep(pace.sync.min(LOOK));
+                    work.turn()?;
                 }
-            }
+                Ok(())
+            });
         };
         Housekeeping { thread: std::thread::Builder::new().name("housekeeping".into()).spawn(run).ok() }
     }

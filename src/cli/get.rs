@@ -9,7 +9,6 @@ use crate::key::EntityCodec;
 use crate::offline::Offline;
 use crate::online::{Online, StampRequest, ViewRequest, find_features, find_view};
 use crate::serve::json;
-use crate::state::Store;
 use crate::state::cache::Cache;
 use crate::state::redo::redo;
 use crate::time::{Ask, Clock, Epoch, parse_instant};
@@ -50,8 +49,7 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let epoch = instant(&args.epoch, "--epoch")?.map(u64::try_from).transpose();
     let epoch = epoch.map_err(|_| Failure::Usage(anyhow::anyhow!("--epoch: no epoch is before 1970")))?.map(Epoch);
     let stamp = StampRequest { epoch, as_of: instant(&args.as_of, "--as-of")?.map(Ask) };
-    let dir = args.common.data_dir();
-    let store = Arc::new(Store::open_reader(&dir, &plan)?);
+    let store = args.common.open_reader(&plan)?;
     let cache = Arc::new(Cache::new(Arc::clone(&store), &plan)?);
     let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
     redo(&store, &plan, &cache, Some(view), |view, events| offline.project_events(view, events))?;

@@ -7,7 +7,6 @@ use clap::Args;
 use super::{Common, Failure, Outcome, say};
 use crate::offline::Offline;
 use crate::online::find_view;
-use crate::state::Store;
 use crate::state::cache::Cache;
 use crate::state::redo::redo;
 use crate::time::{Clock, Epoch, parse_instant};
@@ -51,7 +50,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     };
     let seed = args.seed.unwrap_or_else(|| Clock::Machine.now().unsigned_abs());
     eprintln!("seed {seed}");
-    let store = Arc::new(Store::open_reader(&args.common.data_dir(), &plan)?);
+    let store = args.common.open_reader(&plan)?;
     let offline = Offline::new(Arc::clone(&plan), Arc::clone(&store))?;
     let mut failed = false;
     if args.all {

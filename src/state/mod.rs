@@ -2,7 +2,7 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `meta` | a word | format number, redo point, how far the tail is sealed |
+//! | `meta` | a word | format number, redo point, how far the tail is sealed, how far a live node may go |
 //! | `registry` | `view:NAME`, `source:NAME`, `segment:…` | identity, version, fingerprint; the catalogue of segments |
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |
@@ -18,6 +18,7 @@ pub mod commit;
 pub mod faults;
 pub mod log;
 pub mod page;
+pub mod published;
 pub mod redo;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use self::faults::{Faults, Step};
 use crate::plan::Plan;
+use published::{Board, Published};
 
 /// Format of the whole store.
 const FORMAT: u32 = 1;
@@ -48,6 +50,11 @@ pub enum StateError {
     /// There is no store.
     #[error("{0} holds no data yet; `headwater run` or `headwater replay` makes it")]
     Missing(PathBuf),
+    /// There is a store, and no commit in it.
+    #[error(
+        "nothing is committed yet in {0}: `headwater run` commits as events come, and a `headwater replay` that was interrupted goes on when it is given again"
+    )]
+    NothingCommitted(PathBuf),
     /// Another process writes it.
     #[error("the data directory {dir} is in use by process {pid}; stop it, or choose another --data-dir")]
     InUse {
@@ -103,6 +110,8 @@ pub struct Store {
     /// Ids of views and sources by their index in the plan.
     view_ids: Vec<(u32, u32)>,
     source_ids: Vec<u32>,
+    /// What readers in this process may see.
+    board: Board,
 }
 
 /// How a store is open.
@@ -149,9 +158,11 @@ impl Store {
             faults,
             view_ids: vec![],
             source_ids: vec![],
+            board: Board::new(Published::default()),
         };
         store.check_format()?;
         store.register(plan, true)?;
+        store.board = Board::new(store.settled()?);
         Ok(store)
     }
 
@@ -166,16 +177,22 @@ impl Store {
         let scratch = std::env::temp_dir().join(format!("headwater-reader-{}", uuid::Uuid::new_v4()));
         let (db, beside) = open_to_read(dir, &scratch)?;
         let access = Access::Read { scratch, beside };
-        let (dir, faults) = (dir.to_path_buf(), Faults::default());
-        let mut store = Store { db, dir, access, faults, view_ids: vec![], source_ids: vec![] };
+        let (dir, faults, board) = (dir.to_path_buf(), Faults::default(), Board::new(Published::default()));
+        let mut store = Store { db, dir, access, faults, view_ids: vec![], source_ids: vec![], board };
         store.catch_up()?;
         store.check_format()?;
         store.register(plan, false)?;
+        store.board = Board::new(store.settled()?);
         Ok(store)
     }
 
     fn is_writer(&self) -> bool {
         matches!(self.access, Access::Write { .. })
+    }
+
+    /// Is this a reader, of a directory that nobody writes?
+    fn is_alone(&self) -> bool {
+        matches!(self.access, Access::Read { beside: false, .. })
     }
 
     fn check_format(&self) -> Result<(), StateError> {
@@ -234,6 +251,11 @@ impl Store {
         self.view_ids = plan.views.iter().map(|v| id(format!("view:{}", v.plan.name))).collect();
         self.source_ids = plan.sources.iter().map(|s| id(format!("source:{}", s.name)).0).collect();
         Ok(())
+    }
+
+    /// What readers in this process may see. A reader's own board shows what was there when it was opened.
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     /// The data directory.
@@ -404,18 +426,28 @@ fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join("writer.lock");
     let io = |source| StateError::Io { path: path.clone(), source };
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    let in_use = |mut file: File| {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() }
+    };
     let deadline = Instant::now() + OPENING;
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(OPENING / 40),
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                return Err(StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() });
-            }
+            Err(TryLockError::Error(e)) => return Err(io(e)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Whoever only reads lets others read, and is soon done opening; a writer lets nobody, and stays.
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map_err(io)?,
+            Err(TryLockError::WouldBlock) => return Err(in_use(file)),
             Err(TryLockError::Error(e)) => return Err(io(e)),
         }
+        if Instant::now() >= deadline {
+            return Err(in_use(file));
+        }
+        std::thread::sleep(OPENING / 40);
     }
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;

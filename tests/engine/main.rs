@@ -10,3 +10,4 @@ mod real;
 mod support;
 mod tables;
 mod tamper;
+mod time;
