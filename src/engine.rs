@@ -21,7 +21,8 @@ use crate::dataflow::{Feed, Shared, SteppedWorker, run_worker};
 use crate::monitor;
 use crate::offline::{Offline, OfflineError};
 use crate::plan::Plan;
-use crate::source::Slice;
+use crate::source::replay::ReplayClock;
+use crate::source::{Slice, unfinished};
 use crate::state::cache::Cache;
 use crate::state::commit::ClockKind;
 use crate::state::redo::redo;
@@ -46,6 +47,20 @@ pub enum EngineError {
     /// A worker or the committer has ended.
     #[error("the engine stopped: {0}")]
     Stopped(String),
+    /// A slice of a source that the plan does not have.
+    #[error("`{0}` is not among the sources of this node's definitions")]
+    UnknownSource(String),
+    /// A replay was interrupted: going live now would read its sources again from where they began.
+    #[error(
+        "a replay of `{name}` under --clock {clock} was interrupted: finish it with `headwater replay --clock {clock}`, \
+         or go on with `headwater run --clock {clock}`; or use another --data-dir"
+    )]
+    Unfinished {
+        /// The source.
+        name: String,
+        /// The replay's clock.
+        clock: ReplayClock,
+    },
 }
 
 /// How a node is run.
@@ -72,6 +87,8 @@ pub struct Node {
     under_way: std::collections::VecDeque<u64>,
     /// The last epoch committed before the start.
     resumed: u64,
+    /// The committer has been told that epochs are the machine's clock's.
+    live: bool,
     workers: Option<JoinHandle<Result<(), String>>>,
     committer: Option<JoinHandle<Result<(), StateError>>>,
     /// Rows redone at the start.
@@ -109,9 +126,10 @@ impl Node {
         let (mut node, committer) = Node::over(plan, store, settings, clock)?;
         let (inbox, report) = (committer.inbox, committer.report);
         let committer = committer.committer;
+        let guarding = Arc::clone(&node.shared);
         let thread = std::thread::Builder::new()
             .name("committer".into())
-            .spawn(move || committer.run(&inbox, &report))
+            .spawn(move || guarding.guard("committer", || committer.run(&inbox, &report)))
             .map_err(|e| EngineError::Stopped(e.to_string()))?;
         node.committer = Some(thread);
         let (feeds, wakers, workers) = start_workers(&node.shared, settings.workers)?;
@@ -156,13 +174,6 @@ impl Node {
         monitor::resume_at(&metrics, &store.offsets()?);
         let (to_committer, inbox) = unbounded();
         let (report, progress) = unbounded();
-        let committer = Committer::new(
-            Arc::clone(&plan),
-            Arc::clone(&cache),
-            clock.clone(),
-            settings.sync_always,
-            monitor::on_commit(Arc::clone(&plan), Arc::clone(&metrics), clock.clone()),
-        );
         let shared = Arc::new(Shared {
             plan: Arc::clone(&plan),
             cache: Arc::clone(&cache),
@@ -172,6 +183,16 @@ impl Node {
             stop: AtomicBool::new(false),
             failed: parking_lot::Mutex::new(None),
         });
+        // Once a node has been live here all that is past is settled, also while arrangements are rebuilt.
+        let live = store.has_been_live()?;
+        let committer = Committer::new(
+            Arc::clone(&plan),
+            Arc::clone(&cache),
+            clock.clone(),
+            settings.sync_always,
+            live,
+            monitor::on_commit(Arc::clone(&plan), Arc::clone(&metrics), clock.clone()),
+        );
         let node = Node {
             plan,
             store,
@@ -185,6 +206,7 @@ impl Node {
             last_progress: Progress { closed: resumed, ..Progress::default() },
             under_way: std::collections::VecDeque::new(),
             resumed,
+            live,
             workers: None,
             committer: None,
             redone,
@@ -198,7 +220,7 @@ impl Node {
     /// meanwhile. Nothing may be fed before; a `stop` that is set ends it early, and then nothing may be fed at all.
     ///
     /// # Errors
-    /// A log that cannot be read.
+    /// A log that cannot be read; the engine has stopped.
     pub fn rebuild(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
         self.rebuild_resting(stop, || std::thread::sleep(std::time::Duration::from_millis(1)))
     }
@@ -218,7 +240,8 @@ impl Node {
                 turn = (turn + 1) % self.feeds.len();
                 // The log may be far larger than memory.
                 while self.feeds[turn].len() >= AGAIN_UNDER_WAY {
-                    if stop.load(Ordering::Acquire) {
+                    // A worker that is gone takes nothing any more.
+                    if stop.load(Ordering::Acquire) || self.shared.stop.load(Ordering::Acquire) {
                         return Err(OfflineError::Stopped);
                     }
                     let _ = self.wakers[turn].activate();
@@ -228,12 +251,40 @@ impl Node {
                 Ok(())
             });
             match all {
-                Err(OfflineError::Stopped) => return Ok(()),
+                Err(OfflineError::Stopped) => return self.check(),
                 all => all?,
             }
         }
         self.tick(self.resumed + 1);
         Ok(())
+    }
+
+    /// From now on epochs are the machine's clock's, and live answers are about the present. There is no way back: what is
+    /// past is settled.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfinished`]: what an interrupted replay has taken, reading live would take again.
+    pub fn go_live(&mut self) -> Result<(), EngineError> {
+        if self.live {
+            return Ok(());
+        }
+        // Under way there may be the end of a replay, of which the store does not know yet.
+        self.drain()?;
+        self.check_finished()?;
+        let _ = self.shared.committer.send(ToCommitter::Live);
+        self.live = true;
+        Ok(())
+    }
+
+    /// Has every replay on this directory been finished?
+    ///
+    /// # Errors
+    /// [`EngineError::Unfinished`].
+    pub fn check_finished(&self) -> Result<(), EngineError> {
+        match unfinished(&self.store.offsets()?, &self.store.sorted_positions()?) {
+            Some((name, position)) => Err(EngineError::Unfinished { name: name.into(), clock: position.clock }),
+            None => Ok(()),
+        }
     }
 
     /// Takes a slice in: to the committer whole, to the workers in parts. Waits while too much is under way.
@@ -242,13 +293,17 @@ impl Node {
     /// The engine has stopped: the store failed or a worker did.
     pub fn feed(&mut self, slice: Slice, clock: ClockKind) -> Result<(), EngineError> {
         let Some(last) = slice.last else { return Ok(()) };
+        if clock == ClockKind::Wall {
+            self.go_live()?;
+        }
+        self.check()?;
         while self.under_way.len() >= UNDER_WAY {
             self.await_progress()?;
         }
         let mut events = vec![];
         for (source, batch) in &slice.batches {
-            let index = self.plan.source_index(&source.name).unwrap_or(usize::MAX);
-            events.push((index, batch.clone()));
+            let index = self.plan.source_index(&source.name);
+            events.push((index.ok_or_else(|| EngineError::UnknownSource(source.name.clone()))?, batch.clone()));
         }
         let input = Input {
             last: last.0,
@@ -313,14 +368,14 @@ impl Node {
 
     fn why_stopped(&mut self) -> EngineError {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(why) = self.shared.failed.lock().clone() {
-            return EngineError::Stopped(why);
+        // The committer's own error says more than its text.
+        if let Some(committer) = self.committer.take_if(|c| c.is_finished())
+            && let Ok(Err(e)) = committer.join()
+        {
+            return EngineError::State(e);
         }
-        match self.committer.take().map(JoinHandle::join) {
-            Some(Ok(Err(e))) => EngineError::State(e),
-            Some(Err(_)) => EngineError::Stopped("the committer panicked".into()),
-            _ => EngineError::Stopped("it was told to".into()),
-        }
+        let why = self.shared.failed.lock().clone();
+        EngineError::Stopped(why.unwrap_or_else(|| "it was told to".into()))
     }
 
     /// Waits until everything fed is committed.
@@ -350,6 +405,7 @@ impl Node {
     /// The store's.
     pub fn stop(mut self) -> Result<Progress, EngineError> {
         let progress = self.drain()?;
+        self.check()?;
         self.end_threads();
         self.cache.write_back()?;
         self.seal()?;
@@ -459,7 +515,11 @@ fn start_workers(shared: &Arc<Shared>, workers: usize) -> Result<Workers, Engine
     let thread = std::thread::Builder::new().name("dataflow".into()).spawn(move || {
         let guards = timely::execute(timely::Config::process(workers), move |worker| {
             let inbox = inboxes[worker.index()].clone();
-            run_worker(worker, &theirs, inbox, &wake);
+            let name = format!("worker {}", worker.index());
+            let _: Result<(), String> = theirs.guard(&name, || {
+                run_worker(worker, &theirs, inbox, &wake);
+                Ok(())
+            });
         })?;
         guards.join().into_iter().collect::<Result<Vec<()>, String>>().map(|_| ())
     });

@@ -13,7 +13,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::dataflow::Shared;
 use crate::engine::{EngineError, Node};
 use crate::offline::Offline;
 use crate::state::Store;
@@ -103,39 +102,23 @@ fn run(
 ) -> Option<JoinHandle<()>> {
     let (stop, shared) = (Arc::clone(stop), Arc::clone(node.shared()));
     let body = move || {
-        let guard = Guard { name, shared };
-        let clock = Clock::Machine;
-        let mut begun = clock.mark();
-        while !stop.load(Ordering::Acquire) {
-            // From the beginning of a turn to that of the next, however long it works.
-            let left = pause.saturating_sub(clock.since(begun));
-            clock.sleep(left.min(LOOK));
-            if left > LOOK {
-                continue;
+        let _: Result<(), EngineError> = shared.guard_until(name, &stop, || {
+            let clock = Clock::Machine;
+            let mut begun = clock.mark();
+            while !stop.load(Ordering::Acquire) {
+                // From the beginning of a turn to that of the next, however long it works.
+                let left = pause.saturating_sub(clock.since(begun));
+                clock.sleep(left.min(LOOK));
+                if left <= LOOK {
+                    begun = clock.mark();
+                    turn()?;
+                }
             }
-            begun = clock.mark();
-            if let Err(e) = turn() {
-                guard.shared.fail(name, e);
-                return;
-            }
-        }
+            Ok(())
+        });
     };
     let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
     spawned.map_err(|e| node.shared().fail(name, e)).ok()
-}
-
-/// Says that a thread has panicked.
-struct Guard {
-    name: &'static str,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.shared.fail(self.name, "it panicked");
-        }
-    }
 }
 
 /// The write-ahead log to disk.

@@ -1,12 +1,15 @@
 //! The online read path, without protocol: features of entities under one stamp.
 //!
-//! Every view and entity of a request is answered at one epoch and one instant. A live request takes the last published
-//! epoch and the present; a request that gives its stamp back gets the same answer, from pages or, past those, the log.
+//! Every view and entity of a request is answered at one epoch and one instant. A live request takes the published pair,
+//! the last epoch and the instant up to which that is settled; a request that gives its stamp back gets the same answer,
+//! from pages or, past those, the log.
 //!
-//! Invariants: `visible(E) <= as_of < visible(next commit)` for live answers; nothing above `E` is counted.
+//! Invariants: `visible(E) <= as_of < visible(next commit)` for live answers; nothing above `E` is counted; no epoch is
+//! held while the log is scanned, and a request scans it once for each view.
 //! Neighbours: `state::cache` holds the pages, `offline` answers what they no longer hold; `serve` and `cli` call this.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::common::ScalarValue;
 
@@ -57,6 +60,18 @@ pub enum LookupError {
         /// What was asked for.
         epoch: Epoch,
         /// What there is.
+        last: Epoch,
+    },
+    /// More may still become visible up to that instant.
+    #[error(
+        "what is served at {as_of} is not settled yet; it is up to {through}: ask again a moment later, or say how long to wait"
+    )]
+    Unsettled {
+        /// What was asked for.
+        as_of: Ask,
+        /// Up to where it is.
+        through: Ask,
+        /// The last commit.
         last: Epoch,
     },
     /// The epoch is past and was never one.
@@ -173,50 +188,117 @@ impl Online {
         find_view(&self.plan, name)
     }
 
-    /// Answers a request under one stamp.
+    /// Answers a request under one stamp. It may block, to read the log or to let another reader go on: in a runtime's
+    /// threads [`Online::try_lookup`] is for the present.
     ///
     /// # Errors
     /// [`LookupError`].
     pub fn lookup(&self, requests: &[ViewRequest], stamp: StampRequest) -> Result<Answer, LookupError> {
+        for _ in 0..PATIENCE {
+            match self.read_pages(requests, stamp, true)? {
+                Tried::Pages(read) => return self.complete(requests, read),
+                Tried::HeldBack => std::thread::sleep(PAUSE),
+            }
+        }
+        match self.read_pages(requests, stamp, false)? {
+            Tried::Pages(read) => self.complete(requests, read),
+            Tried::HeldBack => unreachable!("whoever is not patient is answered from a copy"),
+        }
+    }
+
+    /// Answers a request about the present from the pages, without waiting for anything. `None`: another reader is in the
+    /// way, or a page knows a later present only; ask again in a moment, a few times, then [`Online::lookup`] on a thread
+    /// that may block.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub fn try_lookup(&self, requests: &[ViewRequest]) -> Result<Option<Answer>, LookupError> {
+        match self.read_pages(requests, StampRequest::default(), true)? {
+            Tried::Pages(read) if read.is_whole() => self.complete(requests, read).map(Some),
+            Tried::Pages(_) | Tried::HeldBack => Ok(None),
+        }
+    }
+
+    /// What the pages know of a request, under a hold that ends with this.
+    fn read_pages(&self, requests: &[ViewRequest], stamp: StampRequest, patient: bool) -> Result<Tried, LookupError> {
         let (published, _hold) = self.cache.hold_published();
         let (epoch, as_of) = self.stamp(stamp, &published)?;
         // A page that has been asked about the future may not know the present any more.
-        let ahead = as_of.0 > self.clock.now().max(published.visible);
-        let mut rows = vec![];
+        let ahead = as_of.0 > published.through;
+        let mut views = Vec::with_capacity(requests.len());
         for request in requests {
-            rows.push(self.view_rows(request, epoch, as_of, ahead)?);
+            let (codec, fold) = (&self.views[request.view].0, &self.plan.views[request.view].fold);
+            let mut rows = Vec::with_capacity(request.entities.len());
+            for entity in &request.entities {
+                let group = codec.group(entity).map_err(compute)?;
+                let Some(group) = group else {
+                    rows.push(Found::Answer(Evaluation::of_nothing(fold)));
+                    continue;
+                };
+                let read = match (ahead, patient) {
+                    (true, _) => Some(Read::NeedsLog),
+                    (false, true) => self.cache.try_read(request.view, &group, epoch.0, as_of.0)?,
+                    (false, false) => Some(self.cache.read(request.view, &group, epoch.0, as_of.0)?),
+                };
+                rows.push(match read {
+                    Some(Read::Answer(answer)) => Found::Answer(answer),
+                    Some(Read::Nothing) => Found::Answer(Evaluation::of_nothing(fold)),
+                    Some(Read::NeedsLog) => Found::InLog(group),
+                    None => return Ok(Tried::HeldBack),
+                });
+            }
+            views.push(rows);
+        }
+        Ok(Tried::Pages(FromPages { epoch, as_of, views }))
+    }
+
+    /// Adds what only the log knows, one scan per view, and evaluates the expressions above the aggregates.
+    fn complete(&self, requests: &[ViewRequest], read: FromPages) -> Result<Answer, LookupError> {
+        let FromPages { epoch, as_of, views } = read;
+        let mut rows = Vec::with_capacity(views.len());
+        for (request, found) in requests.iter().zip(views) {
+            let groups: Vec<&[u8]> = found.iter().filter_map(Found::group).collect();
+            let mut logged = self.offline.evaluate_groups(request.view, &groups, epoch, as_of)?.into_iter();
+            let outputs = &self.views[request.view].1;
+            let mut answers = Vec::with_capacity(found.len());
+            for (entity, found) in request.entities.iter().zip(found) {
+                let evaluation = match found {
+                    Found::Answer(answer) => answer,
+                    Found::InLog(_) => logged.next().expect("every group that was asked for is answered"),
+                };
+                let columns = group_columns(&self.plan, request.view, entity);
+                let values = outputs.one(&request.features, &columns, &evaluation.values, as_of.0).map_err(compute)?;
+                answers.push(Row { status: evaluation.status, event_time: evaluation.event_time, values });
+            }
+            rows.push(answers);
         }
         Ok(Answer { epoch, as_of, rows })
     }
 
-    /// The stamp that a request asks for.
+    /// The stamp that a request asks for, given what is published.
     ///
     /// # Errors
-    /// [`LookupError::Future`], [`LookupError::NotYet`] or [`LookupError::Gone`]: there is none, or not yet.
+    /// [`LookupError::Future`], [`LookupError::Unsettled`], [`LookupError::NotYet`] or [`LookupError::Gone`]: there is
+    /// none, or not yet.
     pub fn stamp(&self, stamp: StampRequest, published: &Published) -> Result<(Epoch, Ask), LookupError> {
-        let now = self.clock.now();
-        let last = Epoch(published.epoch);
+        let (last, through) = (Epoch(published.epoch), Ask(published.through));
         match (stamp.epoch, stamp.as_of) {
-            (None, None) => {
-                // Up to the next commit's instant, which readers of that commit will start at.
-                let upto = published.next_visible.map_or(i64::MAX, |v| v - 1);
-                Ok((last, Ask(now.min(upto).max(published.visible))))
-            }
+            (None, None) => Ok((last, through)),
+            (Some(epoch), _) if epoch > last => Err(LookupError::NotYet { epoch, last }),
             (Some(epoch), as_of) => {
-                if epoch > last {
-                    return Err(LookupError::NotYet { epoch, last });
-                }
-                let timeline = self.timeline()?;
-                let Some(visible) = timeline.stamped(epoch) else { return Err(LookupError::Gone { epoch, last }) };
+                let visible = self.timeline()?.stamped(epoch);
+                let visible = visible.ok_or(LookupError::Gone { epoch, last })?;
                 Ok((epoch, as_of.unwrap_or(Ask(visible))))
             }
-            // What will be served then, nobody knows yet.
-            (None, Some(as_of)) if as_of.0 > now => Err(LookupError::Future { as_of, now: Ask(now) }),
-            (None, Some(as_of))
-                if as_of.0 >= published.visible && published.next_visible.is_none_or(|v| as_of.0 < v) =>
-            {
-                Ok((last, as_of))
+            (None, Some(as_of)) if as_of > through => {
+                // What will be served then, nobody knows yet. A node may be ahead of a clock that was set back.
+                let now = Ask(self.clock.now().max(through.0));
+                if as_of > now {
+                    return Err(LookupError::Future { as_of, now });
+                }
+                Err(LookupError::Unsettled { as_of, through, last })
             }
+            (None, Some(as_of)) if as_of.0 >= published.visible => Ok((last, as_of)),
             (None, Some(as_of)) => Ok((self.timeline()?.served(as_of), as_of)),
         }
     }
@@ -224,28 +306,48 @@ impl Online {
     fn timeline(&self) -> Result<Arc<Timeline>, LookupError> {
         Ok(self.offline.timeline()?)
     }
+}
 
-    /// `ahead`: the pages are not to be asked.
-    fn view_rows(&self, request: &ViewRequest, epoch: Epoch, as_of: Ask, ahead: bool) -> Result<Vec<Row>, LookupError> {
-        let (codec, outputs) = &self.views[request.view];
-        let fold = &self.plan.views[request.view].fold;
-        let mut rows = Vec::with_capacity(request.entities.len());
-        for entity in &request.entities {
-            let group = codec.group(entity).map_err(compute)?;
-            let evaluation = match &group {
-                None => Evaluation::of_nothing(fold),
-                Some(group) if ahead => self.offline.evaluate(request.view, group, epoch, as_of)?,
-                Some(group) => match self.cache.read(request.view, group, epoch.0, as_of.0)? {
-                    Read::Answer(answer) => answer,
-                    Read::Nothing => Evaluation::of_nothing(fold),
-                    Read::NeedsLog => self.offline.evaluate(request.view, group, epoch, as_of)?,
-                },
-            };
-            let columns = group_columns(&self.plan, request.view, entity);
-            let values = outputs.one(&request.features, &columns, &evaluation.values, as_of.0).map_err(compute)?;
-            rows.push(Row { status: evaluation.status, event_time: evaluation.event_time, values });
+/// How often a reader asks again for what another reader holds back, before it copies, and the time between.
+const PATIENCE: u32 = 40;
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// What came of asking the pages.
+enum Tried {
+    /// All that they know.
+    Pages(FromPages),
+    /// A large group is behind what this request asks for, because another reader holds it there.
+    HeldBack,
+}
+
+/// What pages know of a request.
+struct FromPages {
+    epoch: Epoch,
+    as_of: Ask,
+    /// By view request, by entity.
+    views: Vec<Vec<Found>>,
+}
+
+impl FromPages {
+    /// Is nothing left for the log?
+    fn is_whole(&self) -> bool {
+        self.views.iter().flatten().all(|found| found.group().is_none())
+    }
+}
+
+/// One entity's answer, or that it must be looked up.
+enum Found {
+    Answer(Evaluation),
+    /// The group, whose page cannot answer.
+    InLog(Vec<u8>),
+}
+
+impl Found {
+    fn group(&self) -> Option<&[u8]> {
+        match self {
+            Found::Answer(_) => None,
+            Found::InLog(group) => Some(group),
         }
-        Ok(rows)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::plan::Plan;
 use crate::state::cache::Cache;
 use crate::state::redo::redo;
 use crate::state::{StateError, Store};
+use crate::time::Clock;
 
 /// A data directory as of its last commit.
 pub struct Reader {
@@ -25,12 +26,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a data directory, beside its writer or alone.
+    /// Opens a data directory: alone as of the present, beside its writer as of what that wrote down.
     ///
     /// # Errors
     /// A directory that holds no data, is of other definitions or of another format, or has lost something.
     pub fn open(dir: &Path, plan: &Arc<Plan>) -> Result<Reader, OfflineError> {
+        // Before it is opened: whoever writes later is visible later.
+        let opened = Clock::Machine.now();
         let store = Arc::new(Store::open_reader(dir, plan)?);
+        store.rest_at(opened);
         let offline = Arc::new(Offline::new(Arc::clone(plan), Arc::clone(&store))?);
         Ok(Reader { plan: Arc::clone(plan), store, offline })
     }

@@ -7,7 +7,6 @@ use clap::Args;
 use super::{Common, Failure, Outcome, say};
 use crate::key::EntityCodec;
 use crate::online::{Online, StampRequest, ViewRequest, find_features, find_view};
-use crate::reader::Reader;
 use crate::serve::json;
 use crate::time::{Ask, Clock, Epoch, parse_instant};
 
@@ -47,8 +46,7 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let epoch = instant(&args.epoch, "--epoch")?.map(u64::try_from).transpose();
     let epoch = epoch.map_err(|_| Failure::Usage(anyhow::anyhow!("--epoch: no epoch is before 1970")))?.map(Epoch);
     let stamp = StampRequest { epoch, as_of: instant(&args.as_of, "--as-of")?.map(Ask) };
-    let dir = args.common.data_dir();
-    let reader = Reader::open(&dir, &plan)?;
+    let reader = args.common.reader(&plan)?;
     let cache = Arc::new(reader.pages(Some(view))?);
     let online = Online::new(Arc::clone(&plan), cache, reader.offline, Clock::Machine)?;
     let request = ViewRequest { view, features, entities };

@@ -16,7 +16,6 @@ use super::{Common, Outcome};
 use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryRequest, Mode, Offline};
 use crate::plan::Plan;
-use crate::reader::Reader;
 
 /// What `headwater history` takes.
 #[derive(Args)]
@@ -64,8 +63,7 @@ pub(super) fn run(args: &HistoryArgs) -> Outcome {
     let request = args.request(&plan)?;
     // A missing label file is found before the data directory is touched.
     File::open(&args.labels).with_context(|| args.labels.display().to_string())?;
-    let dir = args.common.data_dir();
-    let reader = Reader::open(&dir, &plan)?;
+    let reader = args.common.reader(&plan)?;
     Ok(run_history(&reader.offline, &request, args)?)
 }
 

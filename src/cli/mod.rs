@@ -12,6 +12,7 @@ mod explain;
 mod get;
 mod history;
 mod label_file;
+mod progress;
 mod quarantine;
 mod replay;
 mod run;
@@ -29,6 +30,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::definition::{self, Definitions};
 use crate::diagnostic::{Diagnostic, spoken};
 use crate::plan::{self, Plan};
+use crate::reader::Reader;
+use crate::state::StateError;
 
 /// Feature views in SQL over Kafka events: fresh online, exact offline, proved the same.
 #[derive(Parser)]
@@ -119,6 +122,20 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
                 _ => Failure::Work(error),
             },
         }
+    }
+}
+
+impl Common {
+    /// Opens the data directory to read, as of the present if nobody writes it, else as of what its writer wrote down.
+    ///
+    /// # Errors
+    /// No data, none committed, other definitions, damage.
+    fn reader(&self, plan: &Arc<Plan>) -> Result<Reader, Failure> {
+        let reader = Reader::open(&self.data_dir(), plan)?;
+        if reader.store.board().published().epoch == 0 {
+            return Err(StateError::NothingCommitted(self.data_dir()).into());
+        }
+        Ok(reader)
     }
 }
 

@@ -1,7 +1,5 @@
 //! `headwater quarantine list | show`: refused records, with reason, source and offset.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use clap::{Args, Subcommand};
 use datafusion::common::ScalarValue;

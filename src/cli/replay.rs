@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use anyhow::bail;
 use clap::Args;
+use parking_lot::Mutex;
 
+use super::progress::Progress;
 use super::run::{kafka_settings, settings};
 use super::{Common, Outcome, say};
 use crate::engine::{Node, Settings};
 use crate::event::EventBatch;
 use crate::housekeeping::{Housekeeping, Pace};
 use crate::source::kafka::KafkaSettings;
+use crate::source::kafka::{Gap, KafkaSettings};
 use crate::source::replay::{Replay, ReplayClock, Resume};
 use crate::state::commit::ClockKind;
 use crate::time::{Clock, Epoch};
@@ -74,30 +77,47 @@ pub(crate) fn replay_into(
     kafka: &KafkaSettings,
     stop: &AtomicBool,
 ) -> Result<u64, anyhow::Error> {
-    let last = node.store().last_commit()?;
-    if last.as_ref().is_some_and(|c| c.clock == ClockKind::Wall) {
+    if node.store().has_been_live()? {
         bail!(
-            "{} holds commits made live, by the machine's clock: a replay would put the past after them; \
+            "{} has been live (`headwater run`): what was answered about the past would change with a replay; \
              use another --data-dir",
             node.store().dir().display()
         );
     }
+    let last = node.store().last_commit()?;
     let resume = Resume {
         offsets: node.store().offsets()?,
         sorted: node.store().sorted_positions()?,
         last: last.map(|c| Epoch(c.last)),
     };
     let sources = node.plan().sources.clone();
-    let mut replay = Replay::new(&sources, dir, clock, kafka, &resume)?;
+    let progress = Arc::new(Mutex::new(Progress::new()));
+    let told = Arc::clone(&progress);
+    let told = Box::new(move |source: &str, records| told.lock().read(source, records));
+    let mut replay = Replay::telling(&sources, dir, clock, kafka, &resume, told)?;
     let mut epochs = 0;
     while !stop.load(Ordering::Acquire)
         && let Some(slice) = replay.next_slice(SLICE)?
     {
         epochs += epochs_of(&slice);
+        let taken: Vec<_> = slice.batches.iter().map(|(s, b)| (Arc::clone(s), b.num_rows())).collect();
         node.feed(slice, kind)?;
+        taken.iter().for_each(|(source, rows)| progress.lock().take(&source.name, *rows as u64));
     }
     node.drain()?;
+    progress.lock().finish();
+    // What is lost stays lost, whoever asks: it is said whenever it is found.
+    replay.gaps().iter().for_each(|(source, gap)| warn_of_gap(source, gap));
     Ok(epochs)
+}
+
+/// Says that a topic no longer had what was to be read.
+#[expect(clippy::print_stderr, reason = "an operator reads this")]
+pub(super) fn warn_of_gap(source: &str, gap: &Gap) {
+    eprintln!(
+        "warning: `{source}` partition {}: offsets {} to {} were gone before they were read",
+        gap.partition, gap.from, gap.to
+    );
 }
 
 /// Distinct epochs of a slice.

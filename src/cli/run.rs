@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::replay::replay_into;
+use super::replay::{replay_into, warn_of_gap};
 use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
 use crate::config::{self, Config, Listen};
@@ -157,6 +157,10 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let sync_always = serving.commit.sync == config::Sync::Always;
     let settings = Settings { workers: serving.workers, sync_always };
     let mut node = Node::open(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
+    if serving.clock == "wall" {
+        // Before anything is answered about the present.
+        node.check_finished()?;
+    }
     let online =
         Online::new(Arc::clone(serving.plan), Arc::clone(node.cache()), Arc::clone(node.offline()), clock.clone())?;
     let http = Arc::new(HttpState::new(Arc::new(online), Arc::clone(node.metrics())));
@@ -177,6 +181,9 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     }
     node.rebuild(stop)?;
     replay_first(serving.clock, &mut node, dir, kafka, stop)?;
+    if !stop.load(Ordering::Acquire) {
+        node.go_live()?;
+    }
     let ticks = Ticks {
         busy: Duration::from_millis(serving.commit.tick_ms),
         idle: Duration::from_millis(serving.commit.idle_tick_ms),
@@ -211,7 +218,7 @@ fn replay_first(
         "record" => (ReplayClock::Record, ClockKind::Record),
         _ => return Ok(()),
     };
-    if node.store().last_commit()?.is_some_and(|c| c.clock == ClockKind::Wall) {
+    if node.store().has_been_live()? {
         return Ok(());
     }
     if let Err(e) = replay_into(node, dir, clock, kind, kafka, stop) {
@@ -287,12 +294,7 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
             eprintln!("`{source}` is read again");
         }
         said = troubles;
-        for (source, gap) in live.take_gaps() {
-            eprintln!(
-                "warning: `{source}` partition {}: offsets {} to {} were gone before they were read",
-                gap.partition, gap.from, gap.to
-            );
-        }
+        live.take_gaps().iter().for_each(|(source, gap)| warn_of_gap(source, gap));
         report_partitions(live, node.metrics(), &mut passed);
         if acknowledged.elapsed() > Duration::from_secs(1) {
             live.acknowledge(&node.store().offsets()?);
@@ -301,3 +303,7 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

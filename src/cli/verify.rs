@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::{Common, Failure, Outcome, say};
 use crate::online::find_view;
-use crate::reader::Reader;
 use crate::time::{Clock, Epoch, parse_instant};
 use crate::verify::{Request, Verifier, offsets};
 
@@ -46,7 +45,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     };
     let seed = args.seed.unwrap_or_else(|| Clock::Machine.now().unsigned_abs());
     eprintln!("seed {seed}");
-    let reader = Reader::open(&args.common.data_dir(), &plan)?;
+    let reader = args.common.reader(&plan)?;
     let (store, offline) = (&reader.store, &reader.offline);
     let mut failed = false;
     if args.all {

@@ -3,16 +3,20 @@
 //! It is one thread. Inputs are sent to it before the dataflow is told that their epochs are over, so when an epoch is
 //! closed everything of it has arrived.
 //!
-//! Invariants: an epoch is committed whole; nothing is published before it is durable; `visible` rises strictly. After a
-//! failed write nothing more is committed. Neighbours: `engine` starts it, `state::commit` writes, `state::cache` publishes,
+//! It alone publishes, so it alone decides: a commit is visible from an instant above all that live answers were about,
+//! and while no commit is being written `through`, the instant of live answers, follows the clock.
+//!
+//! Invariants: an epoch is committed whole; nothing is published before it is durable; `through` never passes what was
+//! written down beforehand, and no commit becomes visible at or below it. After a failed write nothing more is
+//! committed. Neighbours: `engine` starts it, `state::commit` writes, `state::published` publishes,
 //! `monitor` hears what was committed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::fold::columns::{to_batch, updates_schema};
 use crate::fold::entry::Updates;
@@ -22,8 +26,17 @@ use crate::source::{Rejected, SortedPosition};
 use crate::state::cache::Cache;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
+use crate::state::published::Promise;
 use crate::state::{StateError, Store};
 use crate::time::{Clock, Epoch};
+
+/// How far behind the clock `through` is, at most, while commits come and while none does.
+const BUSY: Duration = Duration::from_millis(2);
+const IDLE: Duration = Duration::from_millis(10);
+/// How far ahead of the clock a node writes down that it may go, and with how much left it does so again, in µs. A node that
+/// was killed comes back at what it wrote: so far ahead of the clock its first commits may be visible.
+const AHEAD: i64 = 1_500_000;
+const LEFT: i64 = 500_000;
 
 /// What the sources took in: rows, refusals and the offsets they reach.
 #[derive(Debug, Default)]
@@ -55,6 +68,8 @@ pub enum ToCommitter {
     Refused(Vec<Rejected>),
     /// All epochs below this are over.
     Closed(u64),
+    /// From now on epochs are the machine's clock's: what is visible by now is all that ever will have been.
+    Live,
     /// Leave.
     Stop,
 }
@@ -86,13 +101,25 @@ pub struct Committer {
     updates: Vec<Updates>,
     refused: Vec<Rejected>,
     progress: Progress,
-    last_visible: i64,
+    /// `through` follows the clock. During a replay it does not: its epochs are visible at their own, past times.
+    live: bool,
+    /// What is written down: `through` may go so far.
+    bound: i64,
+    /// Committed since that was written.
+    busy: bool,
     on_commit: OnCommit,
 }
 
 impl Committer {
-    /// For a store whose last commit the cache shows.
-    pub fn new(plan: Arc<Plan>, cache: Arc<Cache>, clock: Clock, sync_always: bool, on_commit: OnCommit) -> Committer {
+    /// For a store whose last commit the cache shows. `live`: see [`ToCommitter::Live`].
+    pub fn new(
+        plan: Arc<Plan>,
+        cache: Arc<Cache>,
+        clock: Clock,
+        sync_always: bool,
+        live: bool,
+        on_commit: OnCommit,
+    ) -> Committer {
         let published = cache.published();
         Committer {
             plan,
@@ -104,30 +131,40 @@ impl Committer {
             updates: vec![],
             refused: vec![],
             progress: Progress { closed: published.epoch, ..Progress::default() },
-            last_visible: published.visible,
+            live,
+            bound: published.through,
+            busy: false,
             on_commit,
         }
     }
 
-    /// Works until told to stop; reports progress after every turn.
+    /// Works until told to stop; reports progress after every turn that closed something.
     ///
     /// # Errors
     /// The store's: the process must end, nothing after the last published commit is kept.
     pub fn run(mut self, inbox: &Receiver<ToCommitter>, progress: &Sender<Progress>) -> Result<(), StateError> {
-        while let Ok(first) = inbox.recv() {
+        let mut pause = IDLE;
+        loop {
+            let first = match inbox.recv_timeout(pause) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let before = self.progress;
-            let goes_on = self.turn(std::iter::once(first).chain(inbox.try_iter()))?;
+            let goes_on = self.turn(first.into_iter().chain(inbox.try_iter()))?;
             if self.progress != before {
                 let _ = progress.send(self.progress);
             }
             if !goes_on {
                 break;
             }
+            pause = if self.progress.commits == before.commits { IDLE } else { BUSY };
         }
-        Ok(())
+        self.rest()
     }
 
-    /// One step: takes all that has arrived, and commits what is over, one commit for it. False once it was told to stop.
+    /// One step: takes all that has arrived, commits what is over, one commit for it, and lets `through` follow the clock.
+    /// False once it was told to stop.
     ///
     /// # Errors
     /// As of [`Committer::run`].
@@ -139,13 +176,48 @@ impl Committer {
                 ToCommitter::Updates(updates) => self.updates.push(updates),
                 ToCommitter::Refused(rejected) => self.refused.extend(rejected),
                 ToCommitter::Closed(frontier) => closed = frontier.max(closed),
+                ToCommitter::Live => self.live = true,
                 ToCommitter::Stop => stop = true,
             }
+        }
+        if stop {
+            // Whoever failed says so before its epoch can close: that epoch lacks something, and is not committed.
+            return Ok(false);
         }
         if closed > self.progress.closed {
             self.close(closed)?;
         }
-        Ok(!stop)
+        self.follow_clock()?;
+        Ok(true)
+    }
+
+    /// Moves `through` to the present. All that is visible by now is published, and what comes later is visible later: the
+    /// next commit is decided on this thread.
+    fn follow_clock(&mut self) -> Result<(), StateError> {
+        let (now, through) = (self.clock.now(), self.cache.published().through);
+        // All reads of a tick have one stamp.
+        if !self.live || now < through.saturating_add(micros(BUSY)) {
+            return Ok(());
+        }
+        if now > self.bound - LEFT {
+            // Before it is shown. While commits come they are synced soon; without any nobody else would sync.
+            self.promise(Promise { through: now, bound: now + AHEAD }, !self.busy)?;
+            self.busy = false;
+        }
+        self.cache.advance(now);
+        Ok(())
+    }
+
+    fn promise(&mut self, promise: Promise, sync: bool) -> Result<(), StateError> {
+        self.store.promise(promise, sync)?;
+        self.bound = promise.bound;
+        Ok(())
+    }
+
+    /// The end: nothing is shown from here on, so the next node need not keep a distance.
+    fn rest(&mut self) -> Result<(), StateError> {
+        let through = self.cache.published().through;
+        if self.live { self.promise(Promise { through, bound: through }, false) } else { Ok(()) }
     }
 
     /// What has been committed since the start.
@@ -203,14 +275,16 @@ impl Committer {
         commit.rejected.extend::<Vec<_>>(refused);
         self.progress.rejected += commit.rejected.len() as u64;
         let wall = clock == ClockKind::Wall;
-        commit.visible = if wall { self.clock.now().max(self.last_visible + 1) } else { 0 }.max(last.cast_signed());
+        commit.visible = last.cast_signed();
         if wall {
-            // From here on no live answer is about that instant until the commit can be read.
-            self.cache.announce(commit.visible);
+            // Above every instant that was answered. Until it is published nobody moves `through`: that is us.
+            let through = self.cache.published().through;
+            commit.visible = self.clock.now().max(through + 1).max(commit.visible);
+            self.live = true;
         }
         self.store.commit(&commit, self.sync_always)?;
         self.cache.publish(last, commit.visible);
-        self.last_visible = self.last_visible.max(commit.visible);
+        self.busy = true;
         self.progress.commits += 1;
         (self.on_commit)(inputs, &commit);
         Ok(())
@@ -243,6 +317,14 @@ impl Committer {
     }
 }
 
+fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).expect("ticks are short")
+}
+
 fn unencodable(error: &arrow::error::ArrowError) -> StateError {
     StateError::Damaged { what: "a batch on its way into the log".into(), why: error.to_string() }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

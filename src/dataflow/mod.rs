@@ -56,4 +56,49 @@ impl Shared {
         self.stop.store(true, Ordering::Release);
         let _ = self.committer.send(ToCommitter::Stop);
     }
+
+    /// Does a thread's work, and sees to it that its end is noticed: an error, a panic, or a return before anybody asked for
+    /// it stops the node, which says the thread's name.
+    ///
+    /// # Errors
+    /// The work's.
+    pub(crate) fn guard<T, E: std::fmt::Display>(
+        &self,
+        thread: &str,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.guard_until(thread, &self.stop, work)
+    }
+
+    /// The same for a thread that another flag ends.
+    ///
+    /// # Errors
+    /// The work's.
+    pub(crate) fn guard_until<T, E: std::fmt::Display>(
+        &self,
+        thread: &str,
+        asked: &AtomicBool,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let what = format!("thread `{thread}`");
+        // What the work leaves behind is not used any more: the node stops.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            Ok(Ok(done)) => {
+                if !asked.load(Ordering::Acquire) {
+                    self.fail(&what, "it ended, and nobody had asked it to");
+                }
+                Ok(done)
+            }
+            Ok(Err(e)) => {
+                self.fail(&what, &e);
+                Err(e)
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|s| (*s).to_string());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                self.fail(&what, format!("it panicked: {}", text.as_deref().unwrap_or("no message")));
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
 }

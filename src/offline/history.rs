@@ -21,6 +21,7 @@ use crate::fold::Evaluation;
 use crate::key::EntityCodec;
 use crate::plan::Plan;
 use crate::plan::output::Outputs;
+use crate::time::format_instant;
 
 /// Answers that become columns at once.
 const BLOCK: usize = 8192;
@@ -131,6 +132,8 @@ struct Part {
 pub struct History {
     offline: Arc<Offline>,
     timeline: Arc<Timeline>,
+    /// Labels may be about instants up to here: what becomes visible later changes no answer.
+    through: i64,
     mode: Mode,
     parts: Vec<Part>,
     /// For each column: (part, place among its features).
@@ -171,8 +174,10 @@ impl History {
                 parts[part].features.push(*feature);
             }
         }
+        // Before the commits are read: those that were visible by then are among them.
+        let through = offline.store().board().published().through;
         let (timeline, schema) = (offline.timeline()?, Arc::new(Schema::new(fields)));
-        Ok(History { offline: Arc::clone(offline), timeline, mode: request.mode, parts, columns, schema })
+        Ok(History { offline: Arc::clone(offline), timeline, through, mode: request.mode, parts, columns, schema })
     }
 
     /// The feature columns.
@@ -204,7 +209,8 @@ impl History {
     /// A call reads the log once for each view: chunks should be large.
     ///
     /// # Errors
-    /// Labels that cannot be used; a log that cannot be read.
+    /// Labels that cannot be used, those among them that are about a later instant than what was settled when the request
+    /// was made; a log that cannot be read.
     pub fn join(
         &self,
         labels: &RecordBatch,
@@ -213,6 +219,15 @@ impl History {
     ) -> Result<RecordBatch, HistoryError> {
         let time = labels::time_column(&labels.schema(), time_column)?;
         let instants = labels::instants(labels, time, first_row)?;
+        if let Some(row) = instants.iter().position(|at| *at > self.through) {
+            return Err(HistoryError::Labels(format!(
+                "row {}: its instant {} is later than {}, and what is visible from then on is not settled yet; take it out, \
+                 or ask again once it is past",
+                first_row + row + 1,
+                format_instant(instants[row]),
+                format_instant(self.through)
+            )));
+        }
         let parts = self.parts.iter().map(|part| self.part(part, labels, &instants, first_row));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         let columns = self.columns.iter().map(|(part, n)| Arc::clone(&parts[*part][*n])).collect();

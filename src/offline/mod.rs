@@ -19,7 +19,7 @@ pub mod segment;
 mod tests;
 pub mod timeline;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -163,21 +163,20 @@ impl Offline {
         tail_batches(tail, until, take)
     }
 
-    /// A view's updates with epoch <= `until`; `group`: only that group's (others may come along).
+    /// A view's updates with epoch <= `until`; `asked`: of groups with these hashes, sorted (others may come along).
     ///
     /// # Errors
     /// The first record that cannot be read, or what `take` says.
     pub fn updates(
         &self,
         view: usize,
-        group: Option<&[u8]>,
+        asked: &Asked,
         until: Epoch,
         take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let asked: Asked = group.map(|g| Arc::from([hash_group(g)]));
         let (catalogue, tail) = self.log(self.updates_kind(view))?;
         for entry in self.updates_entries(&catalogue, view, until) {
-            let Some(batches) = self.segment(entry)?.updates(&asked)? else { continue };
+            let Some(batches) = self.segment(entry)?.updates(asked)? else { continue };
             for batch in batches {
                 self.take_updates(view, up_to(&batch?, until)?, take)?;
             }
@@ -190,24 +189,44 @@ impl Offline {
     /// # Errors
     /// A log that cannot be read.
     pub fn evaluate(&self, view: usize, group: &[u8], epoch: Epoch, as_of: Ask) -> Result<Evaluation, OfflineError> {
+        let answers = self.evaluate_groups(view, &[group], epoch, as_of)?;
+        Ok(answers.into_iter().next().expect("every group that was asked for is answered"))
+    }
+
+    /// Groups of a view at a stamp, in the order given, from one scan of the log; none without a group.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn evaluate_groups(
+        &self,
+        view: usize,
+        groups: &[&[u8]],
+        epoch: Epoch,
+        as_of: Ask,
+    ) -> Result<Vec<Evaluation>, OfflineError> {
+        if groups.is_empty() {
+            return Ok(vec![]);
+        }
         let fold = &self.plan.views[view].fold;
-        let mut state = Group::new(fold);
-        let mut any = false;
-        self.updates(view, Some(group), epoch, &mut |updates| {
+        let mut states: BTreeMap<&[u8], Option<Group>> = groups.iter().map(|group| (*group, None)).collect();
+        let mut hashes: Vec<u64> = states.keys().map(|group| hash_group(group)).collect();
+        hashes.sort_unstable();
+        self.updates(view, &Some(Arc::from(hashes)), epoch, &mut |updates| {
             for n in 0..updates.len() {
                 let update = updates.get(n, &fold.shape);
-                if update.group == group {
-                    any = true;
-                    state.apply(&update, as_of.0, fold);
+                if let Some(state) = states.get_mut(update.group) {
+                    state.get_or_insert_with(|| Group::new(fold)).apply(&update, as_of.0, fold);
                 }
             }
             Ok(())
         })?;
-        if !any {
-            return Ok(Evaluation::of_nothing(fold));
-        }
-        state.advance(as_of.0, fold);
-        Ok(state.evaluate(as_of.0, fold))
+        states.values_mut().flatten().for_each(|state| state.advance(as_of.0, fold));
+        // A group may be asked for twice.
+        let answer = |group: &&[u8]| match &states[*group] {
+            Some(state) => state.evaluate(as_of.0, fold),
+            None => Evaluation::of_nothing(fold),
+        };
+        Ok(groups.iter().map(answer).collect())
     }
 
     /// The catalogue, and the tail that goes with it: together the log of one moment.

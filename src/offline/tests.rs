@@ -96,6 +96,7 @@ impl World {
             sorted: BTreeMap::new(),
         };
         self.offline.store().commit(&commit, false).unwrap();
+        self.offline.store().board().publish(last, visible);
     }
 
     /// Seals, as if all pages had been written back.
@@ -187,7 +188,7 @@ impl World {
             let groups: Vec<String> = planned.plan.groups.iter().map(|(n, _)| n.clone()).collect();
             let schema = updates_schema(&fold.plan, &groups);
             self.offline
-                .updates(view, None, until, &mut |updates| {
+                .updates(view, &None, until, &mut |updates| {
                     let order: Vec<u32> = (0..u32::try_from(updates.len()).unwrap()).collect();
                     whole.push(to_batch(&updates, &order, &fold.plan, &fold.shape, &schema)?);
                     Ok(())
@@ -277,19 +278,19 @@ fn row_groups_without_the_group_are_skipped() {
         let groups = segment.row_groups(&[hash_group(&group)]);
         assert!((1..=2).contains(&groups.len()), "{groups:?}");
         let wanted = group.as_slice();
-        let count = |group: Option<&[u8]>| {
+        let count = |asked: &super::segment::Asked| {
             let (mut read, mut found) = (0, 0);
             let mut take = |updates: Updates| {
                 read += updates.len();
                 found += (0..updates.len()).filter(|n| updates.get(*n, &fold.shape).group == wanted).count();
                 Ok(())
             };
-            world.offline.updates(view, group, Epoch(1000), &mut take).unwrap();
+            world.offline.updates(view, asked, Epoch(1000), &mut take).unwrap();
             (read, found)
         };
-        let (all, want) = count(None);
+        let (all, want) = count(&None);
         assert_eq!(all, 200_000);
-        assert_eq!(count(Some(&group)), (want, want), "only its rows are read");
+        assert_eq!(count(&Some(Arc::from([hash_group(&group)]))), (want, want), "only its rows are read");
     }
     let nobody = codec.group(&codec.parse("-77").unwrap()).unwrap().unwrap();
     assert_eq!(world.offline.evaluate(view, &nobody, Epoch(1000), Ask(1000)).unwrap(), Evaluation::of_nothing(fold));
@@ -353,7 +354,7 @@ fn labels_get_what_one_evaluation_gives() {
                 known.extend((0..updates.len()).map(|n| updates.get(n, shape).group.to_vec()));
                 Ok(())
             };
-            world.offline.updates(view, None, Epoch(u64::MAX), &mut take).unwrap();
+            world.offline.updates(view, &None, Epoch(u64::MAX), &mut take).unwrap();
             let pick = |rng: &mut StdRng| match rng.random_range(0..20) {
                 0 => None,
                 _ => Some(known[rng.random_range(0..known.len())].clone()),
@@ -453,4 +454,31 @@ fn what_cannot_be_asked_says_why() {
     refuse(vec![ids(), ("as_of", text([None, Some("2020-01-01")]))], None, "row 11, column `as_of`: it is empty");
     refuse(vec![ids(), ("as_of", text([Some("2020-01-01"), Some("17")]))], None, "row 12, column `as_of`: `17`");
     refuse(vec![ids(), ("as_of", ids().1)], None, "the time column `as_of` is Int64");
+}
+
+#[test]
+fn a_label_beyond_what_is_settled_is_refused_by_its_row() {
+    // Commits are visible up to 800; then nothing comes, and the node says that nothing else will have been by 900.
+    let mut world = filled(22);
+    world.offline.store().board().advance(900);
+    let request = |mode: Mode| {
+        let features = parse_features(&world.plan, &["users:n"]).unwrap();
+        History::new(&world.offline, &HistoryRequest { features, mode, full_names: false }).unwrap()
+    };
+    let batch = |instants: Vec<i64>| {
+        let ids = Arc::new(Int64Array::from(vec![1; instants.len()]));
+        labels(vec![("user_id", ids), ("as_of", Arc::new(TimestampMicrosecondArray::from(instants)))])
+    };
+    for mode in [Mode::Served, Mode::Corrected] {
+        let history = request(mode);
+        history.join(&batch(vec![800, 900]), None, 10).expect("all of this is settled");
+        let error = history.join(&batch(vec![900, 901]), None, 10).expect_err("this is not").to_string();
+        assert!(error.contains("row 12: ") && error.contains("00.000901Z") && error.contains("00.000900Z"), "{error}");
+    }
+    // What is settled is what was when the request came: the same request answers the same, whatever comes meanwhile.
+    let history = request(Mode::Served);
+    let before = rows(&history.join(&batch(vec![900]), None, 0).unwrap());
+    world.commit((950, 950), ClockKind::Wall, 950, 40, 5);
+    assert_eq!(rows(&history.join(&batch(vec![900]), None, 0).unwrap()), before);
+    assert!(history.join(&batch(vec![950]), None, 0).is_err());
 }

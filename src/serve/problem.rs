@@ -77,6 +77,7 @@ impl RequestError {
                 LookupError::Key(_) => (400, "bad-key", "The key does not name an entity"),
                 LookupError::Future { .. } => (400, "future", "The instant is later than now"),
                 LookupError::NotYet { .. } => (409, "not-yet", "The epoch is not committed yet"),
+                LookupError::Unsettled { .. } => (409, "unsettled", "What is served then is not settled yet"),
                 LookupError::Gone { .. } => (410, "gone", "The stamp is no longer available"),
                 LookupError::State(_) | LookupError::Offline(_) | LookupError::Compute(_) => {
                     (500, "failed", "The request could not be answered")
@@ -105,6 +106,10 @@ impl RequestError {
             RequestError::Lookup(LookupError::NotYet { last, .. } | LookupError::Gone { last, .. }) => {
                 Map::from_iter([("epoch".to_string(), Value::from(last.to_string()))])
             }
+            RequestError::Lookup(LookupError::Unsettled { through, last, .. }) => Map::from_iter([
+                ("epoch".to_string(), Value::from(last.to_string())),
+                ("as_of".to_string(), Value::from(through.to_string())),
+            ]),
             _ => Map::new(),
         };
         if !available.is_empty() {
@@ -132,7 +137,7 @@ mod tests {
             assert_eq!(json["detail"], error.to_string());
             let fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
             assert_eq!(fields[..5], ["type", "title", "status", "detail", "instance"], "{error}");
-            let available = matches!(name, "not-met" | "not-yet" | "gone");
+            let available = matches!(name, "not-met" | "not-yet" | "unsettled" | "gone");
             assert_eq!(json.get("available").is_some(), available, "{error}");
         };
         let unknown = |n: &str| (n.to_string(), "a, b".to_string());
@@ -144,6 +149,8 @@ mod tests {
         check(LookupError::Key(KeyError::Name { view, name, expected }).into(), 400, "bad-key");
         check(LookupError::Future { as_of: Ask(2), now: Ask(1) }.into(), 400, "future");
         check(LookupError::NotYet { epoch: Epoch(2), last: Epoch(1) }.into(), 409, "not-yet");
+        let (as_of, through, last) = (Ask(3), Ask(2), Epoch(1));
+        check(LookupError::Unsettled { as_of, through, last }.into(), 409, "unsettled");
         check(LookupError::Gone { epoch: Epoch(1), last: Epoch(2) }.into(), 410, "gone");
         check(LookupError::State(StateError::Missing("x".into())).into(), 500, "failed");
         check(LookupError::Compute("x".into()).into(), 500, "failed");

@@ -366,8 +366,10 @@ pub fn answer(
     loop {
         let published = online.cache().published();
         let left = deadline.saturating_duration_since(Instant::now());
-        // An epoch that is still to come is waited for; in the end the read path says that it has not.
-        let early = contract.stamp.epoch.is_some_and(|e| e.0 > published.epoch) && !left.is_zero();
+        // An epoch or an instant that is still to come is waited for; in the end the read path says that it has not.
+        let stamp = online.stamp(contract.stamp, &published);
+        let to_come = matches!(stamp, Err(LookupError::NotYet { .. } | LookupError::Unsettled { .. }));
+        let early = to_come && !left.is_zero();
         let unmet = if early { None } else { attempt(online, complete, views, contract, published)? };
         match unmet {
             Some(Ok(answer)) => return Ok(answer),
@@ -375,7 +377,7 @@ pub fn answer(
                 return Err(RequestError::NotMet { what, available });
             }
             Some(Err(_)) | None => {
-                online.cache().wait(left.min(LOOK_EVERY), |p| p.epoch != published.epoch);
+                online.cache().wait(left.min(LOOK_EVERY), |p| *p != published);
             }
         }
     }

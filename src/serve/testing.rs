@@ -105,6 +105,7 @@ impl Fixture {
     /// Moves the clock to so many seconds after [`START`].
     pub(super) fn now(&self, seconds: i64) {
         self.clock.store(at(seconds), Ordering::SeqCst);
+        self.state.online.cache().advance(at(seconds));
     }
 
     /// Commits events in one epoch, which opens so many seconds after [`START`].

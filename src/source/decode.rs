@@ -71,6 +71,13 @@ pub struct Decoded {
     pub rejected_times: Vec<i64>,
 }
 
+impl Decoded {
+    /// How many records it is of.
+    pub fn records(&self) -> u64 {
+        (self.batch.as_ref().map_or(0, RecordBatch::num_rows) + self.rejected.len()) as u64
+    }
+}
+
 /// Turns one source's records into rows.
 #[derive(Debug)]
 pub struct Decoder {

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::definition::Source;
 use crate::offset::Offsets;
 use crate::time::Epoch;
+use replay::ReplayClock;
 
 /// A record that was refused, on its way to the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +58,24 @@ pub struct Rejected {
 /// How far a sorted source has been taken: what a resumed replay skips up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SortedPosition {
+    /// What it is sorted by: under another clock the position says nothing.
+    pub clock: ReplayClock,
     /// The exclusive end offset of each partition, fixed when the replay started.
     pub end: BTreeMap<i32, i64>,
     /// (time, partition, offset) of the last row taken.
     pub last: (i64, i32, i64),
+}
+
+/// The first sorted source that a replay has begun and not finished: offsets move only when its sorted part is used up, so
+/// that whoever reads on from the offsets would read again what was taken.
+pub fn unfinished<'a>(
+    offsets: &Offsets,
+    sorted: &'a BTreeMap<String, SortedPosition>,
+) -> Option<(&'a str, &'a SortedPosition)> {
+    let is_behind = |name: &str, position: &SortedPosition| {
+        position.end.iter().any(|(partition, end)| offsets.get(name, *partition) < *end)
+    };
+    sorted.iter().find(|(name, position)| is_behind(name, position)).map(|(name, position)| (name.as_str(), position))
 }
 
 /// What sources hand over at once: all rows of some epochs, none of which is at or above `until`.

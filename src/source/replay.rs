@@ -7,14 +7,17 @@
 //! Neighbours: `lane` sorts one source; `file` and `kafka` read; `engine` commits slice by slice.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::file::{FileError, FileReader};
 use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
 use super::lane::{Lane, LaneBuilder, Taken, Timing};
-use super::{Slice, SortedPosition};
+use super::{Slice, SortedPosition, unfinished};
 use crate::definition::Source;
 use crate::offset::Offsets;
 use crate::time::Epoch;
@@ -28,12 +31,21 @@ const POLL: Duration = Duration::from_millis(100);
 const EMPTY_POLLS_MAX: u32 = 300;
 
 /// What orders a history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplayClock {
     /// Event time: nothing is late.
     Event,
     /// Record timestamps, and the arrival column of files: as it would have been served.
     Record,
+}
+
+impl fmt::Display for ReplayClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReplayClock::Event => "event",
+            ReplayClock::Record => "record",
+        })
+    }
 }
 
 /// Why a history cannot be replayed.
@@ -54,6 +66,17 @@ pub enum ReplayError {
         end: i64,
         /// How many there are now.
         found: i64,
+    },
+    /// An earlier replay, under another clock, was interrupted: its positions are in another order.
+    #[error(
+        "a replay of '{source_name}' under --clock {clock} was interrupted: finish it under that clock, or use another \
+         --data-dir"
+    )]
+    OtherClock {
+        /// The source.
+        source_name: String,
+        /// The clock of the replay that was interrupted.
+        clock: ReplayClock,
     },
     /// The broker stopped answering.
     #[error("topic of '{source_name}': nothing came for 30 seconds although it is not read to its end; {reason}")]
@@ -76,6 +99,9 @@ pub struct Resume {
     pub last: Option<Epoch>,
 }
 
+/// Is told of every so many records that were read of a source.
+pub type Told = Box<dyn FnMut(&str, u64) + Send>;
+
 /// The slices of a history.
 pub struct Replay {
     dir: PathBuf,
@@ -87,6 +113,7 @@ pub struct Replay {
     tracks: Vec<Track>,
     last: Epoch,
     gaps: Vec<(String, Gap)>,
+    told: Told,
 }
 
 /// A source and how far it is.
@@ -120,9 +147,30 @@ impl Replay {
         kafka: &KafkaSettings,
         resume: &Resume,
     ) -> Result<Replay, ReplayError> {
+        Replay::telling(sources, dir, clock, kafka, resume, Box::new(|_, _| ()))
+    }
+
+    /// The same, for whoever wants to know how far it is: all is read before the first slice.
+    ///
+    /// # Errors
+    /// As of [`Replay::new`].
+    pub fn telling(
+        sources: &[Arc<Source>],
+        dir: &Path,
+        clock: ReplayClock,
+        kafka: &KafkaSettings,
+        resume: &Resume,
+        told: Told,
+    ) -> Result<Replay, ReplayError> {
+        // Before anything is read, which may take long.
+        if let Some((name, position)) = unfinished(&resume.offsets, &resume.sorted)
+            && position.clock != clock
+        {
+            return Err(ReplayError::OtherClock { source_name: name.into(), clock: position.clock });
+        }
         let last = resume.last.unwrap_or(Epoch::ZERO);
         let (dir, kafka) = (dir.to_path_buf(), kafka.clone());
-        let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, gaps: vec![] };
+        let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, gaps: vec![], told };
         let is_untimed = |s: &&Arc<Source>| Timing::of(s, clock) == Timing::Untimed;
         replay.untimed = replay.read_untimed(sources.iter().filter(is_untimed), &resume.offsets)?;
         // The floor under all other epochs.
@@ -165,7 +213,9 @@ impl Replay {
             }
             if let Some(taken) = taken {
                 last = last.max(Epoch::open(taken.0, Epoch::ZERO));
-                slice.sorted.insert(name.clone(), SortedPosition { end: track.end.clone(), last: taken });
+                slice
+                    .sorted
+                    .insert(name.clone(), SortedPosition { clock: self.clock, end: track.end.clone(), last: taken });
             }
             slice.batches.extend(batch.map(|batch| (Arc::clone(&track.source), batch)));
             if track.lane.is_done() && !track.reported {
@@ -217,7 +267,7 @@ impl Replay {
     }
 
     fn read_untimed<'a>(
-        &self,
+        &mut self,
         sources: impl Iterator<Item = &'a Arc<Source>>,
         offsets: &Offsets,
     ) -> Result<Option<Slice>, ReplayError> {
@@ -227,6 +277,7 @@ impl Replay {
             let mut reader = FileReader::open(&self.dir, source, offsets.get(&source.name, 0))?;
             let mut read = false;
             while let Some(decoded) = reader.read(BATCH_RECORDS, Some(epoch), false)? {
+                (self.told)(&source.name, decoded.records());
                 slice.batches.extend(decoded.batch.map(|batch| (Arc::clone(source), batch)));
                 slice.rejected.extend(decoded.rejected);
                 read = true;
@@ -291,7 +342,7 @@ impl Replay {
     }
 
     fn read_file(
-        &self,
+        &mut self,
         source: &Arc<Source>,
         span: &Span,
         bounded: bool,
@@ -303,7 +354,10 @@ impl Replay {
         loop {
             let left = end.map_or(BATCH_RECORDS, |end| usize::try_from(end - reader.position()).unwrap_or(0));
             match reader.read(left.min(BATCH_RECORDS), None, bounded)? {
-                Some(decoded) => builder.add(decoded),
+                Some(decoded) => {
+                    (self.told)(&source.name, decoded.records());
+                    builder.add(decoded);
+                }
                 None => break,
             }
         }
@@ -346,7 +400,9 @@ impl Replay {
             self.gaps.extend(polled.gaps.into_iter().map(|gap| (source.name.clone(), gap)));
             unread.retain(|p, _| reader.positions()[p] < span.end[p] && !polled.caught_up.contains(p));
             if reader.is_full() || reader.pending() >= BATCH_RECORDS || unread.is_empty() {
-                builder.add(reader.finish(None, bounded));
+                let decoded = reader.finish(None, bounded);
+                (self.told)(&source.name, decoded.records());
+                builder.add(decoded);
             }
             empty = if polled.records > 0 { 0 } else { empty + 1 };
             if empty > EMPTY_POLLS_MAX {

@@ -8,17 +8,19 @@
 //! and the count of them are written in one batch.
 //! Neighbours: `page` is one group; `commit` makes epochs durable before they are published here; `online` reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashTable;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rocksdb::WriteBatch;
 
 use super::check::{PageCount, count_key};
 use super::page::{Page, PageRows, Unanswered};
+#[cfg(doc)]
+use super::published::Board;
+pub use super::published::{Hold, Published};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Fold};
@@ -30,22 +32,6 @@ const STRIPES: usize = 4096;
 /// Pages written back in one batch, at most.
 const BATCH: usize = 128;
 
-/// How often a reader of a large group asks again before it copies the group.
-const PATIENCE: u32 = 40;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_micros(50);
-
-/// The last commit that readers may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Its last epoch.
-    pub epoch: u64,
-    /// When it became visible, in µs.
-    pub visible: i64,
-    /// The instant from which the next commit, which is being written, will be visible.
-    pub next_visible: Option<i64>,
-}
-
 struct ViewPages {
     fold: Arc<Fold>,
     stripes: Vec<Mutex<HashTable<Page>>>,
@@ -56,9 +42,6 @@ struct ViewPages {
 pub struct Cache {
     store: Arc<Store>,
     views: Vec<ViewPages>,
-    published: Mutex<Published>,
-    changed: Condvar,
-    readers: Mutex<BTreeMap<u64, usize>>,
     /// Whether a group that is not in memory may have a row: the store had some when it was opened, or pages were evicted.
     on_disk: AtomicBool,
     /// Bytes of pages to be kept in memory, about.
@@ -87,48 +70,21 @@ pub enum Read {
     NeedsLog,
 }
 
-/// Holds an epoch: no page moves past it while this lives.
-pub struct Hold<'a> {
-    cache: &'a Cache,
-    epoch: u64,
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        let mut readers = self.cache.readers.lock();
-        if let Some(n) = readers.get_mut(&self.epoch) {
-            *n -= 1;
-            if *n == 0 {
-                readers.remove(&self.epoch);
-            }
-        }
-    }
-}
-
 impl Cache {
-    /// An empty cache over a store, showing its last commit.
+    /// An empty cache over a store, showing what the store's board does.
     ///
     /// # Errors
-    /// A damaged commit record.
+    /// None today; what is on disk is read when it is asked for.
     pub fn new(store: Arc<Store>, plan: &Plan) -> Result<Cache, StateError> {
-        let last = store.last_commit()?;
-        let published = Published {
-            epoch: last.as_ref().map_or(0, |c| c.last),
-            visible: last.as_ref().map_or(0, |c| c.visible),
-            next_visible: None,
-        };
         let views = plan.views.iter().map(|v| ViewPages {
             fold: Arc::clone(&v.fold),
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
         });
-        let on_disk = AtomicBool::new(last.is_some());
+        let on_disk = AtomicBool::new(store.board().published().epoch > 0);
         let counts = (0..plan.views.len()).map(|view| store.page_count(view)).collect::<Result<Vec<_>, _>>()?;
         Ok(Cache {
             views: views.collect(),
-            published: Mutex::new(published),
-            changed: Condvar::new(),
-            readers: Mutex::new(BTreeMap::new()),
             on_disk,
             memory_max: AtomicU64::new(u64::MAX),
             passed: AtomicU64::new(0),
@@ -141,43 +97,39 @@ impl Cache {
         })
     }
 
-    /// The last published commit.
+    /// What readers may see.
     pub fn published(&self) -> Published {
-        *self.published.lock()
+        self.store.board().published()
     }
 
-    /// Says when the commit that is about to be written will be visible: no read from now on is about that instant.
-    pub fn announce(&self, visible: i64) {
-        self.published.lock().next_visible = Some(visible);
-    }
-
-    /// Makes a commit readable.
+    /// Makes a commit readable: see [`Board::publish`].
     pub fn publish(&self, epoch: u64, visible: i64) {
-        *self.published.lock() = Published { epoch, visible, next_visible: None };
-        self.changed.notify_all();
+        self.store.board().publish(epoch, visible);
     }
 
-    /// Waits until something is published that `enough` accepts, at most until the deadline. The last state either way.
+    /// Lets the instant of live answers rise: see [`Board::advance`].
+    pub fn advance(&self, through: i64) {
+        self.store.board().advance(through);
+    }
+
+    /// For whoever waits for a commit or an instant without a thread: see [`Board::watch`].
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<Published> {
+        self.store.board().watch()
+    }
+
+    /// Waits until something is published that `enough` accepts: see [`Board::wait`].
     pub fn wait(&self, timeout: Duration, enough: impl Fn(&Published) -> bool) -> Published {
-        let deadline = Instant::now() + timeout;
-        let mut published = self.published.lock();
-        while !enough(&published) && !self.changed.wait_until(&mut published, deadline).timed_out() {}
-        *published
+        self.store.board().wait(timeout, enough)
     }
 
-    /// Takes the last published epoch and holds it.
+    /// Takes what is published, and holds its epoch.
     pub fn hold_published(&self) -> (Published, Hold<'_>) {
-        // Registered under the same lock that publishing takes: no merge can slip between.
-        let published = self.published.lock();
-        *self.readers.lock().entry(published.epoch).or_insert(0) += 1;
-        (*published, Hold { cache: self, epoch: published.epoch })
+        self.store.board().hold()
     }
 
     /// Up to where pages may be merged now.
     fn limit(&self) -> u64 {
-        let published = self.published.lock().epoch;
-        let readers = self.readers.lock();
-        readers.first_key_value().map_or(published, |(e, _)| published.min(*e))
+        self.store.board().limit()
     }
 
     /// Puts updates into the pages of their groups. They are seen once their epochs are published.
@@ -254,23 +206,36 @@ impl Cache {
     /// # Errors
     /// A page row that cannot be read.
     pub fn read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Read, StateError> {
+        let read = self.read_once(view, key, epoch, now, false)?;
+        Ok(read.expect("whoever is not patient is answered from a copy"))
+    }
+
+    /// The same without a large copy. `None`: another reader holds the page behind that epoch, and the group is large; ask
+    /// again in a moment.
+    ///
+    /// # Errors
+    /// As of [`Cache::read`].
+    pub fn try_read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Option<Read>, StateError> {
+        self.read_once(view, key, epoch, now, true)
+    }
+
+    fn read_once(
+        &self,
+        view: usize,
+        key: &[u8],
+        epoch: u64,
+        now: i64,
+        patient: bool,
+    ) -> Result<Option<Read>, StateError> {
         let hash = hash_group(key);
-        let pages = &self.views[view];
-        let mut tries = 0;
-        loop {
-            let limit = self.limit();
-            let mut stripe = pages.stripes[stripe_of(hash)].lock();
-            let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Read::Nothing) };
-            match page.read(epoch, now, limit, tries < PATIENCE, &pages.fold) {
-                Ok(answer) => return Ok(Read::Answer(answer)),
-                Err(Unanswered::NeedsLog) => return Ok(Read::NeedsLog),
-                Err(Unanswered::HeldBack) => {
-                    drop(stripe);
-                    tries += 1;
-                    std::thread::sleep(PAUSE);
-                }
-            }
-        }
+        let (pages, limit) = (&self.views[view], self.limit());
+        let mut stripe = pages.stripes[stripe_of(hash)].lock();
+        let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Some(Read::Nothing)) };
+        Ok(match page.read(epoch, now, limit, patient, &pages.fold) {
+            Ok(answer) => Some(Read::Answer(answer)),
+            Err(Unanswered::NeedsLog) => Some(Read::NeedsLog),
+            Err(Unanswered::HeldBack) => None,
+        })
     }
 
     /// Writes all dirty pages back, as of the last commit, and moves the redo point there. Returns how many were written.

@@ -2,7 +2,7 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, what was counted of other families |
+//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, how far a live node may go, counts of other families |
 //! | `registry` | `view:NAME`, `source:NAME`, `segment:…`, `blocks:…` | identity, version, fingerprint; the catalogue of segments |
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |
@@ -23,6 +23,7 @@ pub mod faults;
 pub mod log;
 mod open;
 pub mod page;
+pub mod published;
 pub mod redo;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::plan::Plan;
 use commit::Tip;
 use faults::{Faults, Step};
 use witness::{Witness, WitnessFile};
+use published::{Board, Published};
 
 /// Format of the whole store.
 const FORMAT: u32 = 2;
@@ -56,6 +58,11 @@ pub enum StateError {
     /// There is no store.
     #[error("{0} holds no data yet; `headwater run` or `headwater replay` makes it")]
     Missing(PathBuf),
+    /// There is a store, and no commit in it.
+    #[error(
+        "nothing is committed yet in {0}: `headwater run` commits as events come, and a `headwater replay` that was interrupted goes on when it is given again"
+    )]
+    NothingCommitted(PathBuf),
     /// Another process writes it.
     #[error("the data directory {dir} is in use by process {pid}; stop it, or choose another --data-dir")]
     InUse {
@@ -120,6 +127,8 @@ pub struct Store {
     ends: Mutex<Offsets>,
     /// Rows of the tail when it was opened, and of all commits since.
     logged: AtomicU64,
+    /// What readers in this process may see.
+    board: Board,
 }
 
 /// How a store is open.
@@ -135,12 +144,19 @@ enum Access {
     Read {
         /// Removed with the store.
         _scratch: open::Scratch,
+        /// Beside a writer.
+        beside: bool,
     },
 }
 
 impl Store {
     fn is_writer(&self) -> bool {
         matches!(self.access, Access::Write { .. })
+    }
+
+    /// Is this a reader, of a directory that nobody writes?
+    fn is_alone(&self) -> bool {
+        matches!(self.access, Access::Read { beside: false, .. })
     }
 
     fn check_format(&self) -> Result<(), StateError> {
@@ -203,6 +219,11 @@ impl Store {
         self.view_ids = plan.views.iter().map(|v| id(format!("view:{}", v.plan.name))).collect();
         self.source_ids = plan.sources.iter().map(|s| id(format!("source:{}", s.name)).0).collect();
         Ok(())
+    }
+
+    /// What readers in this process may see. A reader's own board shows what was there when it was opened.
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     /// The data directory.

@@ -24,6 +24,7 @@ use rocksdb::{
 
 use super::commit::Tip;
 use super::faults::Faults;
+use super::published::{Board, Published};
 use super::witness::{Witness, WitnessFile};
 use super::{Access, FAMILIES, StateError, Store, damaged};
 use crate::offset::Offsets;
@@ -65,6 +66,7 @@ impl Store {
         store.check_format()?;
         store.check_opened(witness.as_ref(), true)?;
         store.register(plan, true)?;
+        store.board = Board::new(store.settled()?);
         // From here on it is not as it was left.
         store.sync()?;
         Ok(store)
@@ -87,10 +89,11 @@ impl Store {
 
         let path = dir.join("db");
         let db = if beside { open_picture(&path, &scratch.0)? } else { open_alone(&path, &scratch.0)? };
-        let mut store = Store::unchecked(db, dir, Access::Read { _scratch: scratch });
+        let mut store = Store::unchecked(db, dir, Access::Read { _scratch: scratch, beside });
         store.check_format()?;
         store.check_opened(witness.as_ref(), !beside)?;
         store.register(plan, false)?;
+        store.board = Board::new(store.settled()?);
         Ok(store)
     }
 
@@ -105,6 +108,7 @@ impl Store {
             tip: Mutex::new(Tip::NONE),
             ends: Mutex::new(Offsets::default()),
             logged: AtomicU64::new(0),
+            board: Board::new(Published::default()),
         }
     }
 }
@@ -202,18 +206,28 @@ fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join("writer.lock");
     let io = |source| StateError::Io { path: path.clone(), source };
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    let in_use = |mut file: File| {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() }
+    };
     let deadline = Instant::now() + OPENING;
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(OPENING / 40),
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                return Err(StateError::InUse { dir: dir.to_path_buf(), pid: pid.trim().to_string() });
-            }
+            Err(TryLockError::Error(e)) => return Err(io(e)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Whoever only reads lets others read, and is soon done opening; a writer lets nobody, and stays.
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map_err(io)?,
+            Err(TryLockError::WouldBlock) => return Err(in_use(file)),
             Err(TryLockError::Error(e)) => return Err(io(e)),
         }
+        if Instant::now() >= deadline {
+            return Err(in_use(file));
+        }
+        std::thread::sleep(OPENING / 40);
     }
     file.set_len(0).map_err(io)?;
     file.rewind().map_err(io)?;

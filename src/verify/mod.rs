@@ -258,7 +258,7 @@ impl Verifier<'_> {
     fn updates(&self, view: usize, epoch: Epoch, timeline: &Timeline) -> Result<(Vec<Updates>, Groups), VerifyError> {
         let shape = &self.plan.views[view].fold.shape;
         let (mut batches, mut groups) = (vec![], Groups::new());
-        self.offline.updates(view, None, epoch, &mut |updates| {
+        self.offline.updates(view, &None, epoch, &mut |updates| {
             for n in 0..updates.len() {
                 let u = updates.get(n, shape);
                 let visible = timeline.visible(Epoch(u.epoch)).unwrap_or(i64::MAX);

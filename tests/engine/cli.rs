@@ -165,7 +165,7 @@ fn a_replay_does_not_follow_live_commits() {
     let slice = replay.and_then(|mut r| r.next_slice(10)).expect("readable").expect("there are rows");
     node.feed(slice, ClockKind::Wall).expect("the node takes it");
     node.stop().expect("the node stops");
-    deployment.run("replay", "data", &[]).expect(1, &["commits made live", "--data-dir"]);
+    deployment.run("replay", "data", &[]).expect(1, &["has been live", "--data-dir"]);
     // Both rows are one commit, made live: an epoch in between was never handed out.
     let between = ["--epoch", "2024-01-01T00:30:00Z"];
     let get = |args: &[&str]| deployment.run("get", "data", &[&["sums", "1"], args].concat());

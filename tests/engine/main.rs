@@ -13,3 +13,4 @@ mod real;
 mod support;
 mod tables;
 mod tamper;
+mod time;
