@@ -58,6 +58,7 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
 }
 
 /// Replays all sources into a node, or up to where `stop` is set; returns the number of epochs.
+#[expect(clippy::print_stderr, reason = "an operator reads this")]
 pub(crate) fn replay_into(
     node: &mut Node,
     dir: &std::path::Path,
@@ -78,6 +79,7 @@ pub(crate) fn replay_into(
         offsets: node.store().offsets()?,
         sorted: node.store().sorted_positions()?,
         last: last.map(|c| Epoch(c.last)),
+        states: node.store().source_states()?,
     };
     let sources = node.plan().sources.clone();
     let mut replay = Replay::new(&sources, dir, clock, kafka, &resume)?;
@@ -86,6 +88,7 @@ pub(crate) fn replay_into(
         && let Some(slice) = replay.next_slice(SLICE)?
     {
         epochs += epochs_of(&slice);
+        slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
         node.feed(slice, kind)?;
     }
     node.drain()?;

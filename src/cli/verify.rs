@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Common, Failure, Outcome, say};
 use crate::offline::Offline;
 use crate::online::find_view;
+use crate::source::Gap;
 use crate::state::Store;
 use crate::state::cache::Cache;
 use crate::state::redo::redo;
@@ -58,12 +59,21 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         store.check_blocks()?;
         let tail = store.check_tail()?;
         let segments = offline.check_segments()?;
-        let (records, problems) = offsets::check(&plan, &store, &offline)?;
+        let offsets::Found { records, gaps, problems } = offsets::check(&plan, &store, &offline)?;
         for problem in &problems {
             say(format!("log: {problem}"));
         }
+        // A loss that is recorded is no inconsistency; but nobody should read past it.
+        for gap in &gaps {
+            say(format!("log: {gap}"));
+        }
         failed |= !problems.is_empty();
-        say(format!("log: segments={segments} tail_records={tail} records={records} problems={}", problems.len()));
+        let lost: u64 = gaps.iter().map(Gap::records).sum();
+        say(format!(
+            "log: segments={segments} tail_records={tail} records={records} gaps={} lost={lost} problems={}",
+            gaps.len(),
+            problems.len()
+        ));
     }
     let cache = Cache::new(Arc::clone(&store), &plan)?;
     redo(&store, &plan, &cache, None, |view, events| offline.project_events(view, events))?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateError, Store};
 use crate::offset::Offsets;
-use crate::source::{Rejected, SortedPosition};
+use crate::source::{Gap, Rejected, SortedPosition, SourceState};
 use crate::time::Epoch;
 
 /// Which clock gave the epochs of a commit.
@@ -62,6 +62,10 @@ pub struct Commit {
     pub offsets: Offsets,
     /// Positions of sorted sources that moved.
     pub sorted: BTreeMap<String, SortedPosition>,
+    /// What brokers had dropped before it was read, below these offsets.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics of which these are the first offsets, by source.
+    pub topic_ids: BTreeMap<String, String>,
 }
 
 /// A commit as it is stored; never dropped.
@@ -81,6 +85,10 @@ pub struct CommitRecord {
     pub records: Vec<(u8, u32, u64, u64)>,
     /// How many records it refused.
     pub rejected: u64,
+    /// What brokers had dropped before it was read, below these offsets: the log has no such records, and never will.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics of which these are the first offsets, by source.
+    pub topic_ids: Vec<(String, String)>,
 }
 
 /// Key of a log record.
@@ -139,6 +147,8 @@ impl Store {
             sorted: commit.sorted.iter().map(|(s, p)| (s.clone(), p.clone())).collect(),
             records,
             rejected: commit.rejected.len() as u64,
+            gaps: commit.gaps.clone(),
+            topic_ids: commit.topic_ids.iter().map(|(s, id)| (s.clone(), id.clone())).collect(),
         };
         batch.put_cf(&self.family("commits"), record.last.to_be_bytes(), encode(&record));
         let meta = self.family("meta");
@@ -147,6 +157,10 @@ impl Store {
         }
         for (source, position) in &record.sorted {
             batch.put_cf(&meta, format!("sorted:{source}"), encode(position));
+        }
+        // With the offsets: whoever goes on after them must find the topic that they are of.
+        for (source, id) in &record.topic_ids {
+            batch.put_cf(&meta, format!("topic:{source}"), id.as_bytes());
         }
         self.write(batch, sync)
     }
@@ -199,6 +213,32 @@ impl Store {
     pub fn sorted_positions(&self) -> Result<BTreeMap<String, SortedPosition>, StateError> {
         let rows = self.meta_with("sorted:")?;
         rows.into_iter().map(|(k, v)| Ok((k["sorted:".len()..].to_string(), decode(&v, &k)?))).collect()
+    }
+
+    /// What is known of topics beside their offsets, by source.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn source_states(&self) -> Result<BTreeMap<String, SourceState>, StateError> {
+        let mut states: BTreeMap<String, SourceState> = BTreeMap::new();
+        let text = |bytes: Vec<u8>| Some(String::from_utf8_lossy(&bytes).into_owned());
+        for (key, id) in self.meta_with("topic:")? {
+            states.entry(key["topic:".len()..].to_string()).or_default().topic_id = text(id);
+        }
+        for (key, why) in self.meta_with("refused:")? {
+            states.entry(key["refused:".len()..].to_string()).or_default().refused = text(why);
+        }
+        Ok(states)
+    }
+
+    /// This source is not read any more, for a reason that no waiting and no restart changes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn refuse_source(&self, source: &str, why: &str) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(&self.family("meta"), format!("refused:{source}"), why.as_bytes());
+        self.write(batch, true)
     }
 
     fn meta_with(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StateError> {

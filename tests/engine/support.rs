@@ -196,6 +196,7 @@ impl Loaded {
             offsets: store.offsets().expect("offsets are readable"),
             sorted: store.sorted_positions().expect("positions are readable"),
             last,
+            states: store.source_states().expect("states are readable"),
         };
         let (sources, kafka) = (&self.plan.sources, KafkaSettings::default());
         let mut replay = Replay::new(sources, &self.dir, how.clock, &kafka, &resume).expect("sources are readable");
@@ -245,8 +246,8 @@ impl Loaded {
     #[track_caller]
     pub(crate) fn verify(&self, data: &Path, seed: u64, context: &str) {
         let opened = self.open(data);
-        let (records, problems) = offsets::check(&self.plan, &opened.store, &opened.offline).expect("readable");
-        assert!(records > 0 && problems.is_empty(), "{context}: {problems:?}");
+        let log = offsets::check(&self.plan, &opened.store, &opened.offline).expect("readable");
+        assert!(log.records > 0 && log.problems.is_empty(), "{context}: {:?}", log.problems);
         let verifier = Verifier {
             definitions: &self.definitions,
             plan: &self.plan,
