@@ -53,7 +53,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     let seed = args.seed.unwrap_or_else(|| Clock::Machine.now().unsigned_abs());
     eprintln!("seed {seed}");
     let store = Arc::new(Store::open_reader(&args.common.data_dir(), &plan)?);
-    let offline = Offline::new(Arc::clone(&plan), Arc::clone(&store))?;
+    let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(&store))?);
     let mut failed = false;
     if args.all {
         store.check_blocks()?;
@@ -79,7 +79,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     redo(&store, &plan, &cache, None, |view, events| offline.project_events(view, events))?;
     let verifier = Verifier { definitions: &definitions, plan: &plan, cache: &cache, offline: &offline };
     let sample = (!args.all).then_some(args.sample);
-    let request = Request { views, sample, epoch, seed };
+    let request = Request { views, sample, epoch, seed, present: Clock::Machine.now() };
     let (mut checked, mut differing) = (0, 0);
     for &view in &request.views {
         let report = verifier.view(view, &request)?;
@@ -87,13 +87,24 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
             say(format!("DIFFERS {difference}"));
         }
         say(format!(
-            "{}: groups={} stamps={} checked={} differing={}",
-            report.view, report.groups, report.stamps, report.checked, report.differing
+            "{}: groups={} stamps={} checked={} pages_compared={} histories_compared={} refused={} differing={}",
+            report.view,
+            report.groups,
+            report.stamps,
+            report.checked,
+            report.pages_compared,
+            report.histories_compared,
+            report.refused,
+            report.differing
         ));
         checked += report.checked;
         differing += report.differing;
     }
     say(format!("checked={checked} differing={differing}"));
     failed |= differing > 0;
+    if checked == 0 && offline.timeline()?.last() > Epoch::ZERO {
+        say("nothing was compared, although there are commits: this proves nothing");
+        failed = true;
+    }
     if failed { Err(Failure::Check) } else { Ok(()) }
 }

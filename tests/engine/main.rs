@@ -6,6 +6,7 @@
 mod cli;
 mod kafka;
 mod oracle;
+mod proof;
 mod real;
 mod support;
 mod tables;

@@ -236,7 +236,7 @@ impl Loaded {
     pub(crate) fn open(&self, data: &Path) -> Opened {
         let store = Arc::new(Store::open_reader(data, &self.plan).expect("the store opens"));
         let cache = Cache::new(Arc::clone(&store), &self.plan).expect("pages are readable");
-        let offline = Offline::new(Arc::clone(&self.plan), Arc::clone(&store)).expect("the log is readable");
+        let offline = Arc::new(Offline::new(Arc::clone(&self.plan), Arc::clone(&store)).expect("the log is readable"));
         let project = |view: usize, events: &_| offline.project_events(view, events);
         redo(&store, &self.plan, &cache, None, project).expect("the tail is readable");
         Opened { plan: Arc::clone(&self.plan), store, cache, offline }
@@ -255,7 +255,7 @@ impl Loaded {
             offline: &opened.offline,
         };
         for view in 0..self.plan.views.len() {
-            let request = Request { views: vec![view], sample: None, epoch: None, seed };
+            let request = Request { views: vec![view], sample: None, epoch: None, seed, present: Clock::Machine.now() };
             let report = verifier.view(view, &request).unwrap_or_else(|e| panic!("{context}: {e}"));
             let differences: Vec<String> = report.differences.iter().map(ToString::to_string).collect();
             assert_eq!(report.differing, 0, "{context}: {}\n{}", report.view, differences.join("\n"));
@@ -269,7 +269,7 @@ pub(crate) struct Opened {
     pub(crate) plan: Arc<Plan>,
     pub(crate) store: Arc<Store>,
     pub(crate) cache: Cache,
-    pub(crate) offline: Offline,
+    pub(crate) offline: Arc<Offline>,
 }
 
 impl Opened {

@@ -46,7 +46,7 @@ impl Stores {
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("a directory") {
         let path = entry.expect("readable").path();
@@ -59,7 +59,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn open(data: &Path) -> DB {
+pub(crate) fn open(data: &Path) -> DB {
     DB::open_cf(&Options::default(), data.join("db"), FAMILIES).expect("nobody else has it open")
 }
 
