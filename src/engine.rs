@@ -313,6 +313,8 @@ impl Node {
             rejected: slice.rejected,
             offsets: slice.offsets,
             sorted: slice.sorted,
+            gaps: slice.gaps,
+            topic_ids: slice.topic_ids,
         };
         let _ = self.shared.committer.send(ToCommitter::Input(input, clock));
         for (source, batch) in events {

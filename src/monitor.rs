@@ -121,6 +121,9 @@ impl Reporter {
                 self.metrics.source(&rejected.source).partition(rejected.partition).count(outcome, 1);
             }
         }
+        for gap in &commit.gaps {
+            self.metrics.source(&gap.source).partition(gap.partition).count_lost(gap.records());
+        }
         for (source, partitions) in &commit.offsets.0 {
             let source = self.metrics.source(source);
             for (p, next) in partitions {

@@ -15,7 +15,6 @@ use crate::engine::{Node, Settings};
 use crate::event::EventBatch;
 use crate::housekeeping::{Housekeeping, Pace};
 use crate::source::kafka::KafkaSettings;
-use crate::source::kafka::{Gap, KafkaSettings};
 use crate::source::replay::{Replay, ReplayClock, Resume};
 use crate::state::commit::ClockKind;
 use crate::time::{Clock, Epoch};
@@ -69,6 +68,7 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
 }
 
 /// Replays all sources into a node, or up to where `stop` is set; returns the number of epochs.
+#[expect(clippy::print_stderr, reason = "an operator reads this")]
 pub(crate) fn replay_into(
     node: &mut Node,
     dir: &std::path::Path,
@@ -89,6 +89,7 @@ pub(crate) fn replay_into(
         offsets: node.store().offsets()?,
         sorted: node.store().sorted_positions()?,
         last: last.map(|c| Epoch(c.last)),
+        states: node.store().source_states()?,
     };
     let sources = node.plan().sources.clone();
     let progress = Arc::new(Mutex::new(Progress::new()));
@@ -101,23 +102,14 @@ pub(crate) fn replay_into(
     {
         epochs += epochs_of(&slice);
         let taken: Vec<_> = slice.batches.iter().map(|(s, b)| (Arc::clone(s), b.num_rows())).collect();
+        slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
         node.feed(slice, kind)?;
         taken.iter().for_each(|(source, rows)| progress.lock().take(&source.name, *rows as u64));
     }
     node.drain()?;
     progress.lock().finish();
     // What is lost stays lost, whoever asks: it is said whenever it is found.
-    replay.gaps().iter().for_each(|(source, gap)| warn_of_gap(source, gap));
     Ok(epochs)
-}
-
-/// Says that a topic no longer had what was to be read.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
-pub(super) fn warn_of_gap(source: &str, gap: &Gap) {
-    eprintln!(
-        "warning: `{source}` partition {}: offsets {} to {} were gone before they were read",
-        gap.partition, gap.from, gap.to
-    );
 }
 
 /// Distinct epochs of a slice.

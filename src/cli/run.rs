@@ -1,5 +1,6 @@
 //! `headwater run`: consumes the sources and serves, until SIGTERM or SIGINT.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::replay::{replay_into, warn_of_gap};
+use super::replay::replay_into;
 use super::signals::stop_on_signals;
 use super::{Common, Failure, Outcome, say};
 use crate::config::{self, Config, Listen};
@@ -190,6 +191,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     };
     let offsets = node.store().offsets()?;
     let mut live = Live::new(&serving.plan.sources, dir, kafka, offsets, &clock, ticks)?;
+    live.remember(node.store().source_states()?);
     if !resumed {
         http.set_ready(true);
         observer.ready(&ready(&node));
@@ -247,8 +249,9 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
         partition.next.raise(state.read);
         partition.bytes.raise(i64::try_from(state.taken.bytes).unwrap_or(i64::MAX));
         partition.set_assigned(true);
-        if let Some(high) = state.high {
-            partition.high.set(high);
+        match state.high {
+            Some(high) => partition.high.set(high),
+            None => partition.high.clear(),
         }
         // The oldest unread record was appended no earlier than the last one that was read.
         match state.taken.appended.filter(|_| partition.lag().is_some_and(|lag| lag > 0)) {
@@ -277,24 +280,34 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
         let slice = live.next_slice(last)?;
         let nothing_came = slice.is_none();
         if let Some(slice) = slice {
+            slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
             last = slice.last.unwrap_or(last);
             node.feed(slice, ClockKind::Wall)?;
         }
         node.check()?;
-        // Nothing came in a whole tick: all that was appended before it is committed.
-        if nothing_came && node.is_drained() && live.is_caught_up() {
-            node.metrics().set_complete(begun);
+        // Nothing came in a whole tick: all that is known to have been appended before it is committed.
+        if nothing_came
+            && node.is_drained()
+            && let Some(complete) = live.complete(begun)
+        {
+            node.metrics().set_complete(complete);
         }
         observer.turn(node, live);
         let troubles = live.troubles();
+        let refused: BTreeSet<String> = live.refused().map(|(source, _)| source.to_string()).collect();
         for (source, why) in troubles.iter().filter(|(s, why)| said.get(*s) != Some(*why)) {
-            eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
+            if refused.contains(source) {
+                // Kept, so that a restart does not go on as if nothing had been.
+                node.store().refuse_source(source, why)?;
+                eprintln!("warning: `{source}` is not read any more: {why}");
+            } else {
+                eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
+            }
         }
         for source in said.keys().filter(|s| !troubles.contains_key(*s)) {
             eprintln!("`{source}` is read again");
         }
         said = troubles;
-        live.take_gaps().iter().for_each(|(source, gap)| warn_of_gap(source, gap));
         report_partitions(live, node.metrics(), &mut passed);
         if acknowledged.elapsed() > Duration::from_secs(1) {
             live.acknowledge(&node.store().offsets()?);

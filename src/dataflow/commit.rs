@@ -22,7 +22,7 @@ use crate::fold::columns::{to_batch, updates_schema};
 use crate::fold::entry::Updates;
 use crate::offset::Offsets;
 use crate::plan::Plan;
-use crate::source::{Rejected, SortedPosition};
+use crate::source::{Gap, Rejected, SortedPosition};
 use crate::state::cache::Cache;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
@@ -55,6 +55,10 @@ pub struct Input {
     pub offsets: Offsets,
     /// Positions of sorted sources.
     pub sorted: BTreeMap<String, SortedPosition>,
+    /// What brokers had dropped below these offsets.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics of which these are the first offsets.
+    pub topic_ids: BTreeMap<String, String>,
 }
 
 /// The committer's inbox.
@@ -258,6 +262,8 @@ impl Committer {
             rejected: vec![],
             offsets: Offsets::default(),
             sorted: BTreeMap::new(),
+            gaps: vec![],
+            topic_ids: BTreeMap::new(),
         };
         for (input, _) in inputs {
             for (source, batch) in &input.events {
@@ -268,6 +274,8 @@ impl Committer {
             commit.rejected.extend(input.rejected.iter().cloned());
             commit.offsets.merge(&input.offsets);
             commit.sorted.extend(input.sorted.clone());
+            commit.gaps.extend(input.gaps.iter().cloned());
+            commit.topic_ids.extend(input.topic_ids.clone());
         }
         self.take_updates(upto, &mut commit)?;
         let (refused, later) = std::mem::take(&mut self.refused).into_iter().partition(|r| r.epoch < upto);

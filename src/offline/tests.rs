@@ -94,6 +94,8 @@ impl World {
             rejected: vec![],
             offsets: Offsets::default(),
             sorted: BTreeMap::new(),
+            gaps: vec![],
+            topic_ids: BTreeMap::new(),
         };
         self.offline.store().commit(&commit, false).unwrap();
         self.offline.store().board().publish(last, visible);

@@ -52,6 +52,8 @@ fn log(dir: &std::path::Path) -> Arc<Offline> {
         rejected: vec![],
         offsets: Offsets::default(),
         sorted: BTreeMap::new(),
+        gaps: vec![],
+        topic_ids: BTreeMap::new(),
     };
     store.commit(&commit, false).unwrap();
     Arc::new(Offline::new(plan, store).unwrap())

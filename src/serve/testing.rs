@@ -150,6 +150,8 @@ impl Fixture {
             rejected: vec![],
             offsets,
             sorted: BTreeMap::new(),
+            gaps: vec![],
+            topic_ids: BTreeMap::new(),
         };
         self.store.commit(&commit, false).expect("a commit");
         online.cache().publish(epoch.cast_unsigned(), epoch);

@@ -2,115 +2,27 @@
 //!
 //! Partitions are assigned by hand at our own offsets: the group's committed ones are written for other people's lag
 //! tools and never read. Invariants: records of a partition come in offset order, each once; an offset that the broker
-//! no longer holds is reported as a [`Gap`], never skipped in silence. Neighbours: `decode` takes the messages where
-//! they lie; `replay` and `engine` poll.
+//! no longer holds is reported as a [`Gap`], never skipped in silence; a topic that was made anew is refused. Neighbours:
+//! `decode` takes the messages where they lie; `watch` knows what there is to read; `replay` and `topics` poll.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
-use super::decode::{Decoded, Decoder, DecoderError};
-use crate::definition::{Connector, Source};
+use super::Gap;
+pub use super::client::{KafkaError, KafkaSettings};
+use super::client::{client_config, place};
+use super::decode::{Decoded, Decoder};
+use super::watch::{Bounds, Watched};
+use crate::definition::Source;
 use crate::offset::Offsets;
 use crate::time::Epoch;
-
-/// How to reach Kafka.
-#[derive(Clone, Debug, Default)]
-pub struct KafkaSettings {
-    /// `HOST:PORT,…`, where a definition does not name its own.
-    pub brokers: Option<String>,
-    /// The consumer group whose offsets [`KafkaReader::acknowledge`] writes, if any.
-    pub group: Option<String>,
-    /// Further librdkafka properties.
-    pub properties: BTreeMap<String, String>,
-}
-
-/// Why a topic cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum KafkaError {
-    /// The source is not Kafka's, or nobody says where its brokers are.
-    #[error("'{source_name}' cannot be read from Kafka: {reason}")]
-    NotConfigured {
-        /// The source.
-        source_name: String,
-        /// What is missing.
-        reason: &'static str,
-    },
-    /// A property that librdkafka does not take.
-    #[error("the Kafka settings of '{source_name}' are refused")]
-    Settings {
-        /// The source.
-        source_name: String,
-        /// Why.
-        source: ClientError,
-    },
-    /// No broker answers; it may later.
-    #[error("no Kafka broker answers at '{brokers}'")]
-    Unreachable {
-        /// Where they should be.
-        brokers: String,
-        /// Why.
-        source: ClientError,
-    },
-    /// The topic does not exist; it may later.
-    #[error("topic '{topic}' does not exist at '{brokers}'")]
-    UnknownTopic {
-        /// The topic.
-        topic: String,
-        /// Where it was looked for.
-        brokers: String,
-    },
-    /// We have read further than the topic goes: it was made anew.
-    #[error(
-        "partition {partition} of topic '{topic}' ends at {end}, before offset {offset}, which was read already: the topic \
-         was made anew; read it into another --data-dir, or give it another name"
-    )]
-    Truncated {
-        /// The topic.
-        topic: String,
-        /// Its partition.
-        partition: i32,
-        /// Our next offset.
-        offset: i64,
-        /// The broker's.
-        end: i64,
-    },
-    /// The broker refuses.
-    #[error("topic '{topic}' cannot be read")]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// Why.
-        source: ClientError,
-    },
-    /// A bug: the thread that opened the topic panicked.
-    #[error("the thread that opens '{source_name}' panicked")]
-    Panicked {
-        /// The source.
-        source_name: String,
-    },
-    /// The source cannot be decoded.
-    #[error(transparent)]
-    Decoder(#[from] DecoderError),
-}
-
-/// Records that the broker dropped before they were read: `from..to` of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The partition.
-    pub partition: i32,
-    /// The offset that was wanted.
-    pub from: i64,
-    /// The earliest one there is.
-    pub to: i64,
-}
 
 /// What one call of [`KafkaReader::poll`] saw.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +50,7 @@ pub struct KafkaReader {
     topic: String,
     brokers: String,
     acknowledges: bool,
-    consumer: BaseConsumer<Watch>,
+    consumer: BaseConsumer<Told>,
     decoder: Decoder,
     /// The next offset of each assigned partition.
     next: BTreeMap<i32, i64>,
@@ -148,6 +60,14 @@ pub struct KafkaReader {
     ended: BTreeSet<i32>,
     /// Where partitions end for this reader, if the topic may be longer.
     until: BTreeMap<i32, i64>,
+    /// What the brokers say beside the records, for a reader that follows a topic.
+    watched: Option<Arc<Watched>>,
+    /// The topic's id, if it has one: another one is another topic.
+    id: Option<String>,
+    /// Everything of a partition that was appended before this instant (µs) has been polled.
+    resolved: BTreeMap<i32, i64>,
+    /// The broker does not hold an offset that was asked for, and where the partitions begin is not known yet.
+    lost: bool,
 }
 
 impl KafkaReader {
@@ -157,20 +77,15 @@ impl KafkaReader {
     /// [`KafkaError::NotConfigured`], [`KafkaError::Settings`] or [`KafkaError::Decoder`]: mistakes in the settings or
     /// the definition.
     pub fn new(source: &Arc<Source>, settings: &KafkaSettings) -> Result<KafkaReader, KafkaError> {
-        let refuse = |reason| KafkaError::NotConfigured { source_name: source.name.clone(), reason };
-        let Connector::Kafka { topic, brokers, .. } = &source.from else {
-            return Err(refuse("its rows come from elsewhere"));
-        };
-        let brokers = brokers.as_ref().or(settings.brokers.as_ref());
-        let brokers = brokers.ok_or_else(|| refuse("no brokers are given, use --brokers or brokers = '…'"))?.clone();
-        let watch = Watch { topic: topic.clone(), seen: Mutex::default() };
-        let consumer = client_config(&brokers, settings)
-            .create_with_context(watch)
+        let (topic, brokers) = place(source, settings)?;
+        let told = Told { topic: topic.into(), seen: Mutex::default() };
+        let consumer = client_config(brokers, settings)
+            .create_with_context(told)
             .map_err(|e| KafkaError::Settings { source_name: source.name.clone(), source: e })?;
         Ok(KafkaReader {
             source_name: source.name.clone(),
-            topic: topic.clone(),
-            brokers,
+            topic: topic.into(),
+            brokers: brokers.into(),
             acknowledges: settings.group.is_some(),
             consumer,
             decoder: Decoder::new(source)?,
@@ -178,7 +93,36 @@ impl KafkaReader {
             taken: BTreeMap::new(),
             ended: BTreeSet::new(),
             until: BTreeMap::new(),
+            watched: None,
+            id: None,
+            resolved: BTreeMap::new(),
+            lost: false,
         })
+    }
+
+    /// Follows a topic: what is asked about its ends is answered from `watched`, without waiting. `known`: the id that
+    /// the topic had when it was read before.
+    ///
+    /// # Errors
+    /// [`KafkaError::MadeAnew`]: this is another topic.
+    pub fn follow(&mut self, watched: Arc<Watched>, known: Option<&str>) -> Result<(), KafkaError> {
+        self.id = known.map(str::to_string).or_else(|| watched.id());
+        self.watched = Some(watched);
+        self.check_id()
+    }
+
+    /// The topic's id, if it is followed and its brokers give topics ids.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    fn check_id(&self) -> Result<(), KafkaError> {
+        match (&self.id, self.watched.as_ref().and_then(|w| w.id())) {
+            (Some(known), Some(found)) if *known != found => {
+                Err(KafkaError::MadeAnew { topic: self.topic.clone(), known: known.clone(), found })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The topic's partitions, as the broker says now.
@@ -204,22 +148,40 @@ impl KafkaReader {
         self.consumer.fetch_watermarks(&self.topic, partition, timeout).map_err(|e| self.error(e))
     }
 
-    /// A partition's exclusive end as of the last second or so; never waits. `None` if it is not known yet.
+    /// A partition's exclusive end, as of the broker's last answer or what was read since; never waits. `None` if it is
+    /// not known.
     pub fn end(&self, partition: i32) -> Option<i64> {
-        let known = self.consumer.context().seen.lock().ends.get(&partition).copied();
-        let next = self.next.get(&partition).copied();
-        // What was read is there, whatever was said a second ago.
-        if self.ended.contains(&partition) { next } else { known.max(next.filter(|_| known.is_some())) }
+        let end = *self.watched.as_ref()?.answer()?.ends.get(&partition)?;
+        Some(if self.is_read_to(partition, end) { self.next[&partition] } else { end })
     }
 
-    /// Was the partition read to its end when it was last looked at?
-    pub fn is_at_end(&self, partition: i32) -> bool {
-        self.ended.contains(&partition)
+    /// Is an assigned partition read up to this end? Marks of transactions may follow the last record.
+    fn is_read_to(&self, partition: i32, end: i64) -> bool {
+        let passed = || self.consumer.context().seen.lock().ended.get(&partition).is_some_and(|at| *at >= end);
+        self.next.get(&partition).is_some_and(|next| *next >= end || (self.ended.contains(&partition) && passed()))
+    }
+
+    /// Everything appended up to this instant (µs) has been polled: never later than the last answer of the brokers,
+    /// unless later records have come; at most `begun`.
+    pub fn resolved(&mut self, begun: i64) -> Option<i64> {
+        let answer = self.watched.as_ref()?.answer()?;
+        for partition in self.next.keys() {
+            let end = *answer.ends.get(partition)?;
+            if self.is_read_to(*partition, end) {
+                let resolved = self.resolved.entry(*partition).or_insert(answer.asked);
+                *resolved = answer.asked.max(*resolved);
+            }
+        }
+        let least = self.next.keys().map(|p| self.resolved.get(p).copied()).min()?;
+        least.map(|at| at.min(begun))
     }
 
     /// Why no broker can be reached at the moment, if that is so.
     pub fn trouble(&self) -> Option<String> {
-        self.consumer.context().seen.lock().trouble.clone()
+        match &self.watched {
+            Some(watched) => watched.trouble(),
+            None => self.consumer.context().seen.lock().trouble.clone(),
+        }
     }
 
     /// The next offset of each assigned partition.
@@ -241,12 +203,17 @@ impl KafkaReader {
         self.until.extend(ends);
     }
 
-    /// Reads partitions that the topic has got since, from their start, and says which.
+    /// The partitions of a topic that is followed, as last seen.
+    pub fn known_partitions(&self) -> Vec<i32> {
+        self.watched.as_ref().map(|w| w.partitions()).unwrap_or_default()
+    }
+
+    /// Reads partitions that the topic has got since, from their start, and says which. Never waits.
     ///
     /// # Errors
-    /// As [`KafkaReader::partitions`] and [`KafkaReader::assign`].
-    pub fn assign_new(&mut self, timeout: Duration) -> Result<Vec<i32>, KafkaError> {
-        let mut new = self.partitions(timeout)?;
+    /// As [`KafkaReader::assign`].
+    pub fn assign_new(&mut self) -> Result<Vec<i32>, KafkaError> {
+        let mut new = self.known_partitions();
         new.retain(|p| !self.next.contains_key(p));
         if !new.is_empty() {
             self.assign(&new.iter().map(|p| (*p, 0)).collect())?;
@@ -259,28 +226,33 @@ impl KafkaReader {
     ///
     /// # Errors
     /// What does not pass by waiting: [`KafkaError::UnknownTopic`], [`KafkaError::Truncated`],
-    /// [`KafkaError::Refused`]. What was polled before stays in the decoder.
+    /// [`KafkaError::MadeAnew`], [`KafkaError::Refused`]. What was polled before stays in the decoder.
     pub fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, KafkaError> {
         let mut polled = Polled::default();
+        self.check_id()?;
+        if self.lost {
+            polled.gaps = self.find_lost()?;
+        }
+        // A record that comes was appended before this.
+        let begun = self.watched.as_ref().map(|w| w.now());
         let mut wait = wait;
         while polled.records < records_max && !self.decoder.is_full() {
             let failure = match self.consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    // Left in a queue from before partitions were assigned anew: those come again or came already.
-                    if let Some(next) = self.next.get_mut(&partition).filter(|next| offset >= **next) {
-                        let until = self.until.get(&partition).copied().unwrap_or(i64::MAX);
-                        *next = until.min(offset + 1);
-                        if offset < until {
-                            let micros = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(|ms| ms * 1_000);
-                            self.ended.remove(&partition);
-                            let taken = self.taken.entry(partition).or_default();
-                            taken.bytes += message.payload_len() as u64;
-                            taken.appended = micros.or(taken.appended);
-                            self.decoder.push(partition, offset, micros, message.key(), message.payload());
-                            polled.records += 1;
+                    if passes(&mut self.next, &self.until, partition, offset) {
+                        let micros = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(|ms| ms * 1_000);
+                        self.ended.remove(&partition);
+                        let taken = self.taken.entry(partition).or_default();
+                        taken.bytes += message.payload_len() as u64;
+                        taken.appended = micros.or(taken.appended);
+                        if let (Some(begun), Some(appended)) = (begun, micros) {
+                            let resolved = self.resolved.entry(partition).or_insert(appended.min(begun));
+                            *resolved = appended.min(begun).max(*resolved);
                         }
+                        self.decoder.push(partition, offset, micros, message.key(), message.payload());
+                        polled.records += 1;
                     }
                     None
                 }
@@ -293,7 +265,8 @@ impl KafkaReader {
                     polled.caught_up.push(partition);
                 }
                 Some(ClientError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
-                    polled.gaps.extend(self.reposition()?);
+                    self.lost = true;
+                    polled.gaps.extend(self.find_lost()?);
                 }
                 Some(e) => match self.error(e) {
                     KafkaError::Unreachable { source, .. } => {
@@ -340,22 +313,41 @@ impl KafkaReader {
         self.consumer.commit(&list, CommitMode::Async).map_err(|e| self.error(e))
     }
 
-    /// The broker does not hold an offset that we asked for: moves to the earliest there is and says what was lost.
-    fn reposition(&mut self) -> Result<Vec<Gap>, KafkaError> {
+    /// The broker does not hold an offset that was asked for: moves to the earliest there is and says what was lost. A
+    /// reader that follows a topic does not wait for where that is: until then nothing more of the partition comes.
+    fn find_lost(&mut self) -> Result<Vec<Gap>, KafkaError> {
+        let bounds = match &self.watched {
+            Some(watched) => match watched.bounds() {
+                None => return Ok(vec![]),
+                Some(bounds) => bounds,
+            },
+            None => self.next.keys().map(|p| Ok((*p, self.bounds(*p, Duration::from_secs(10))?))).collect(),
+        };
+        match bounds {
+            Ok(bounds) => self.reposition(&bounds),
+            // It is asked again with the next poll.
+            Err(KafkaError::Unreachable { .. }) if self.watched.is_some() => Ok(vec![]),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn reposition(&mut self, bounds: &Bounds) -> Result<Vec<Gap>, KafkaError> {
         let mut gaps = vec![];
         for (partition, from) in self.next.clone() {
-            let (earliest, end) = self.bounds(partition, Duration::from_secs(10))?;
+            let Some(&(earliest, end)) = bounds.get(&partition) else { continue };
             if from > end {
                 return Err(KafkaError::Truncated { topic: self.topic.clone(), partition, offset: from, end });
             }
             if from < earliest {
                 self.next.insert(partition, earliest);
                 if from > 0 {
-                    gaps.push(Gap { partition, from, to: earliest }); // a fresh partition just starts there
+                    // A fresh partition just starts there.
+                    gaps.push(Gap { source: self.source_name.clone(), partition, from, to: earliest });
                 }
             }
         }
         self.assign_all()?;
+        self.lost = false;
         Ok(gaps)
     }
 
@@ -376,85 +368,37 @@ impl KafkaReader {
     }
 
     fn error(&self, source: ClientError) -> KafkaError {
-        match source.rdkafka_error_code() {
-            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => self.unknown_topic(),
-            Some(
-                Code::BrokerTransportFailure
-                | Code::AllBrokersDown
-                | Code::OperationTimedOut
-                | Code::RequestTimedOut
-                | Code::Resolve
-                | Code::NetworkException
-                | Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
-                | Code::BrokerNotAvailable
-                | Code::CoordinatorNotAvailable
-                | Code::CoordinatorLoadInProgress,
-            ) => KafkaError::Unreachable { brokers: self.brokers.clone(), source },
-            _ => KafkaError::Refused { topic: self.topic.clone(), source },
-        }
+        KafkaError::of(source, &self.topic, &self.brokers)
     }
 }
 
-/// Long fetches and a deep queue keep the cost of a message low; what our offsets rely on comes last and always holds.
-fn client_config(brokers: &str, settings: &KafkaSettings) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    for (name, value) in [
-        ("client.id", "headwater"),
-        ("check.crcs", "false"), // TCP and the broker have checked
-        ("queued.min.messages", "100000"),
-        ("queued.max.messages.kbytes", "65536"),
-        ("fetch.message.max.bytes", "4194304"),
-        ("fetch.queue.backoff.ms", "5"), // the default pauses a full queue for a second
-        ("reconnect.backoff.max.ms", "1000"),
-        ("topic.metadata.refresh.interval.ms", "30000"),
-        ("socket.keepalive.enable", "true"),
-        ("statistics.interval.ms", "1000"),
-    ] {
-        config.set(name, value);
-    }
-    for (name, value) in &settings.properties {
-        config.set(name, value);
-    }
-    config.set("bootstrap.servers", brokers);
-    // Assigning by hand needs a group's name too, even if nothing is ever committed to it.
-    config.set("group.id", settings.group.as_deref().unwrap_or("headwater"));
-    for (name, value) in [
-        ("enable.auto.commit", "false"),
-        ("enable.auto.offset.store", "false"),
-        ("auto.offset.reset", "error"),
-        ("enable.partition.eof", "true"),
-        ("allow.auto.create.topics", "false"),
-    ] {
-        config.set(name, value);
-    }
-    config
+/// Is this record one to take? Then the next of its partition is the one after it. What was left in a queue from before
+/// partitions were assigned anew is not: it comes again, or came already.
+fn passes(next: &mut BTreeMap<i32, i64>, until: &BTreeMap<i32, i64>, partition: i32, offset: i64) -> bool {
+    let Some(next) = next.get_mut(&partition).filter(|next| offset >= **next) else { return false };
+    let end = until.get(&partition).copied();
+    *next = end.map_or(offset + 1, |end| end.min(offset + 1));
+    end.is_none_or(|end| offset < end)
 }
 
 /// What the client tells in passing.
-struct Watch {
+struct Told {
     topic: String,
     seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
-    ends: BTreeMap<i32, i64>,
+    /// Up to where the client has met the end of a partition, marks of transactions included; about a second old.
+    ended: BTreeMap<i32, i64>,
     trouble: Option<String>,
 }
 
-impl ClientContext for Watch {
+impl ClientContext for Told {
     fn stats(&self, statistics: Statistics) {
-        let mut seen = self.seen.lock();
-        if statistics.brokers.values().any(|b| b.state == "UP") {
-            seen.trouble = None;
-        }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        let ends = topic.partitions.iter().map(|(&partition, state)| {
-            let end = if state.ls_offset >= 0 { state.ls_offset } else { state.hi_offset };
-            (partition, end)
-        });
-        seen.ends.extend(ends.filter(|&(partition, end)| partition >= 0 && end >= 0));
+        let ended = topic.partitions.iter().map(|(&partition, state)| (partition, state.eof_offset));
+        self.seen.lock().ended.extend(ended.filter(|&(partition, at)| partition >= 0 && at >= 0));
     }
 
     fn error(&self, error: ClientError, reason: &str) {
@@ -464,7 +408,7 @@ impl ClientContext for Watch {
     }
 }
 
-impl ConsumerContext for Watch {}
+impl ConsumerContext for Told {}
 
 #[cfg(test)]
 #[path = "kafka_tests.rs"]

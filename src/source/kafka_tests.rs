@@ -1,11 +1,14 @@
 //! Against librdkafka's mock cluster: what is delivered, what is missing, what ends where.
 
+use rdkafka::config::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
 use super::super::replay::{Replay, ReplayClock, ReplayError, Resume};
 use super::super::testing::{Dir, kafka, lines, source};
+use super::super::watch::Watcher;
 use super::*;
+use crate::time::Clock;
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,29 @@ impl Cluster {
     fn flush(&self) {
         self.producer.flush(WAIT).expect("delivered");
     }
+
+    /// A reader that follows the topic from the start of all partitions, and who watches it.
+    fn following(&self, known: Option<&str>) -> Result<(KafkaReader, Arc<Watcher>), KafkaError> {
+        let brokers = self.mock.bootstrap_servers();
+        let watcher = Watcher::start(&brokers, &self.settings(), &Clock::Machine).expect("a client");
+        let mut reader = KafkaReader::new(&table(), &self.settings()).expect("a reader");
+        reader.follow(watcher.watch("t").expect("the topic is there"), known)?;
+        let partitions = reader.known_partitions();
+        reader.assign(&partitions.into_iter().map(|p| (p, 0)).collect()).expect("assigned");
+        Ok((reader, watcher))
+    }
+}
+
+/// Polls until something holds.
+#[track_caller]
+fn poll_until<T>(reader: &mut KafkaReader, what: &str, mut holds: impl FnMut(&mut KafkaReader) -> Option<T>) -> T {
+    for _ in 0..400 {
+        reader.poll(100, Duration::from_millis(50)).expect("polled");
+        if let Some(found) = holds(reader) {
+            return found;
+        }
+    }
+    panic!("{what} never came");
 }
 
 fn table() -> Arc<Source> {
@@ -73,8 +99,11 @@ fn records_come_as_they_were_sent() {
     assert_eq!(reader.bounds(0, WAIT).expect("bounds"), (0, 3));
     reader.assign(&BTreeMap::from([(0, 0)])).expect("assigned");
     poll(&mut reader, 3);
-    assert_eq!(reader.assign_new(WAIT).expect("metadata"), [1]);
-    assert_eq!(reader.assign_new(WAIT).expect("metadata"), [0; 0]);
+    assert_eq!(reader.assign_new().expect("nobody watches"), [0; 0]);
+    let watcher = Watcher::new(&cluster.mock.bootstrap_servers(), &cluster.settings(), &Clock::Machine);
+    reader.follow(watcher.expect("a client").watch("t").expect("it is there"), None).expect("it is new to us");
+    assert_eq!(reader.assign_new().expect("assigned"), [1]);
+    assert_eq!(reader.assign_new().expect("assigned"), [0; 0]);
     poll(&mut reader, 1);
     assert_eq!(*reader.positions(), BTreeMap::from([(0, 3), (1, 1)]));
     let decoded = reader.finish(Some(Epoch(1)), true);
@@ -106,19 +135,73 @@ fn records_come_as_they_were_sent() {
 }
 
 #[test]
-fn the_end_is_known_without_asking() {
-    let cluster = Cluster::new("t", 1);
+fn what_is_resolved_follows_the_brokers_answers() {
+    let cluster = Cluster::new("t", 2);
     cluster.send(0, 5, None, Some("{\"id\":1}"));
     cluster.flush();
-    let mut reader = KafkaReader::new(&table(), &cluster.settings()).expect("a reader");
-    assert_eq!(reader.end(0), None);
-    reader.assign(&BTreeMap::from([(0, 0)])).expect("assigned");
-    let polled = (0..100).find_map(|_| {
-        let polled = reader.poll(10, Duration::from_millis(100)).expect("polled");
-        (reader.end(0).is_some()).then_some(polled)
-    });
-    assert!(polled.is_some());
-    assert_eq!((reader.end(0), reader.trouble()), (Some(1), None));
+    let unwatched = KafkaReader::new(&table(), &cluster.settings()).expect("a reader");
+    assert_eq!((unwatched.end(0), unwatched.trouble()), (None, None));
+    let (mut reader, _watcher) = cluster.following(None).expect("it is new to us");
+    let begun = Clock::Machine.now();
+    let resolved =
+        poll_until(&mut reader, "an answer after the start", |r| r.resolved(i64::MAX).filter(|at| *at > begun));
+    assert!(resolved <= Clock::Machine.now(), "nobody knows the future");
+    assert_eq!(reader.resolved(begun), Some(begun), "no later than when polling began");
+    assert_eq!((reader.end(0), reader.end(1), reader.trouble()), (Some(1), Some(0), None));
+    // What is unread holds it back, to when the last record that was read had been appended at the latest.
+    reader.next.insert(0, 0);
+    reader.ended.clear();
+    reader.resolved.insert(0, 5_000);
+    assert_eq!(reader.resolved(i64::MAX), Some(5_000));
+}
+
+/// The broker takes connections and answers nothing any more, as behind a black hole.
+#[test]
+fn a_silent_broker_is_trouble_and_resolves_nothing() {
+    let cluster = Cluster::new("t", 1);
+    let (mut reader, _watcher) = cluster.following(None).expect("it is new to us");
+    poll_until(&mut reader, "a first answer", |r| r.resolved(i64::MAX));
+    cluster.mock.broker_round_trip_time(1, Duration::from_secs(3_600)).expect("it is slow from now on");
+    let silent = Clock::Machine.now();
+    let why = poll_until(&mut reader, "trouble", |r| r.trouble());
+    assert!(why.contains("has answered since"), "{why}");
+    // Answers that were under way when it fell silent may still have come.
+    let resolved = reader.resolved(i64::MAX).expect("what was known is known");
+    assert!(resolved < silent + 1_000_000, "{resolved} is long after {silent}");
+}
+
+#[test]
+fn a_topic_of_another_id_is_refused() {
+    let cluster = Cluster::new("t", 1);
+    let (reader, _watcher) = cluster.following(None).expect("it is new to us");
+    let id = reader.id().expect("this version of Kafka gives topics ids, and the client says them").to_string();
+    assert!(id.len() == 22 && id.bytes().any(|b| b != b'A'), "{id}");
+    let (mut same, _watcher) = cluster.following(Some(&id)).expect("it is the one that was read");
+    assert_eq!(same.id(), Some(id.as_str()));
+    let other = cluster.following(Some("x0zXA1ZTvGvGmnRo3hJxQw")).err().expect("it is another one");
+    assert!(matches!(&other, KafkaError::MadeAnew { found, .. } if *found == id), "{other:?}");
+    assert!(other.is_lasting());
+    // Found out while it is read.
+    same.id = Some("x0zXA1ZTvGvGmnRo3hJxQw".into());
+    assert!(matches!(same.poll(1, Duration::ZERO), Err(KafkaError::MadeAnew { .. })));
+}
+
+/// A queue may hold records of before partitions were assigned anew; and a reader may have to end before its topic.
+#[test]
+fn records_pass_once_and_in_order() {
+    let mut next = BTreeMap::from([(0, 5), (1, 0)]);
+    let until = BTreeMap::from([(1, 2)]);
+    let mut check = |partition, offset, want: bool, after: i64| {
+        assert_eq!(passes(&mut next, &until, partition, offset), want, "{partition}/{offset}");
+        assert_eq!(next.get(&partition).copied().unwrap_or(-1), after, "{partition}/{offset}");
+    };
+    check(0, 4, false, 5);
+    check(0, 5, true, 6);
+    check(0, 5, false, 6);
+    check(0, 9, true, 10);
+    check(1, 1, true, 2);
+    check(1, 2, false, 2);
+    check(2, 0, false, -1);
 }
 
 #[test]
@@ -151,12 +234,17 @@ fn what_retention_took_is_reported() {
     assert!(earliest > 1 && end == 20, "the cluster keeps a few megabytes: {earliest}..{end}");
     reader.assign(&BTreeMap::from([(0, 1)])).expect("assigned");
     let left = usize::try_from(end - earliest).expect("a count");
-    assert_eq!(poll(&mut reader, left).gaps, [Gap { partition: 0, from: 1, to: earliest }]);
+    let gap = Gap { source: "s".into(), partition: 0, from: 1, to: earliest };
+    assert_eq!(poll(&mut reader, left).gaps, [gap.clone()]);
     assert_eq!(lines(&reader.finish(None, true).batch.expect("rows"), &["id"])[0], earliest.to_string());
     // A fresh partition starts at what there is; nothing of it was lost to us.
     let mut fresh = KafkaReader::new(&table(), &cluster.settings()).expect("a reader");
     fresh.assign(&BTreeMap::from([(0, 0)])).expect("assigned");
     assert_eq!(poll(&mut fresh, left).gaps, []);
+    // One that follows does not wait for where the topic begins now, and comes to the same.
+    let (mut follows, _watcher) = cluster.following(None).expect("it is new to us");
+    follows.assign(&BTreeMap::from([(0, 1)])).expect("assigned");
+    assert_eq!(poll(&mut follows, left).gaps, [gap]);
     let mut beyond = KafkaReader::new(&table(), &cluster.settings()).expect("a reader");
     beyond.assign(&BTreeMap::from([(0, 21)])).expect("assigned");
     let error = (0..100).find_map(|_| beyond.poll(1, Duration::from_millis(100)).err());

@@ -3,9 +3,11 @@
 //! A slice's epoch is the clock reading that opened it. Files are read to their end, tables without a time before
 //! anything else; a topic whose broker does not answer is tried again, and holds nobody up.
 //!
-//! Invariants: all records of a slice carry its epoch; offsets in a slice are exactly those of its records.
-//! Neighbours: `file` reads files, `kafka` is the [`Topic`] of a broker (the simulation brings a scripted one); `engine`
-//! feeds the slices and asks for the next.
+//! Invariants: all records of a slice carry its epoch; offsets in a slice are exactly those of its records, and what
+//! retention took before them is in the slice that passes over it. A topic whose offsets mean other records than those
+//! that were read is not read again.
+//! Neighbours: `file` reads files, `topics` brings the [`Topic`]s of brokers (the simulation brings scripted ones);
+//! `engine` feeds the slices and asks for the next.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 use super::Slice;
 use super::decode::Decoded;
 use super::file::{FileError, FileReader};
-use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings, Polled, TakenIn};
+use super::kafka::{KafkaError, KafkaSettings, Polled, TakenIn};
+use super::topics::KafkaTopics;
+use super::{Gap, SourceState};
 use crate::definition::{Connector, Source};
 use crate::diagnostic::spoken;
 use crate::offset::Offsets;
@@ -23,14 +27,10 @@ use crate::time::{Clock, Epoch};
 
 /// Records of one source in one slice, at most.
 const RECORDS: usize = 50_000;
-/// How long an answer about a topic's partitions may take.
-const ANSWER: Duration = Duration::from_secs(3);
 /// Between two tries to reach a topic.
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two looks for new partitions.
-const REFRESH: Duration = Duration::from_secs(20);
-/// How long such a look may take: reading waits for it.
-const LOOK: Duration = Duration::from_millis(250);
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// How long ticks are.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ pub trait Topic: Send {
     /// Reads partitions that the topic has got since, from their start on.
     ///
     /// # Errors
-    /// As [`KafkaReader::assign_new`].
+    /// The client does not take them.
     fn look_for_partitions(&mut self) -> Result<(), KafkaError>;
 }
 
@@ -89,28 +89,9 @@ pub trait Topics: Send {
     /// # Errors
     /// A mistake in the definition or the settings.
     fn check(&self, source: &Arc<Source>) -> Result<(), KafkaError>;
-    /// Begins to open a topic at what is committed of it. `id`: the id that the topic had when that was read, if it is
-    /// known; with another one it is refused.
+    /// Begins to open a topic at what is committed of it. `id`: the id that the topic had when that was read; with
+    /// another one it is refused.
     fn open(&self, source: &Arc<Source>, committed: &Offsets, id: Option<&str>) -> Opening;
-}
-
-/// Topics of real brokers, each opened on a thread of its own.
-struct KafkaTopics(KafkaSettings);
-
-impl Topics for KafkaTopics {
-    fn check(&self, source: &Arc<Source>) -> Result<(), KafkaError> {
-        KafkaReader::new(source, &self.0).map(|_| ())
-    }
-
-    fn open(&self, source: &Arc<Source>, committed: &Offsets, _: Option<&str>) -> Opening {
-        let (source, settings, committed) = (Arc::clone(source), self.0.clone(), committed.clone());
-        let name = source.name.clone();
-        let mut thread = Some(std::thread::spawn(move || open(&source, &settings, &committed)));
-        Box::new(move || {
-            let outcome = thread.take_if(|t| t.is_finished())?.join();
-            Some(outcome.unwrap_or_else(|_| Err(KafkaError::Panicked { source_name: name.clone() })))
-        })
-    }
 }
 
 /// A topic as it is being read, or why not.
@@ -121,6 +102,22 @@ struct Track {
     opening: Option<Opening>,
     next_try: Instant,
     trouble: Option<String>,
+    /// It is not tried again: see [`KafkaError::is_lasting`].
+    refused: bool,
+    /// The id that was committed with its offsets.
+    id: Option<String>,
+    /// What was found to be gone, and is not in a slice yet.
+    gaps: Vec<Gap>,
+}
+
+impl Track {
+    /// Nothing is read until it is opened again, if that can help.
+    fn close(&mut self, why: &KafkaError) {
+        (self.reader, self.next_try) = (None, Instant::now() + RETRY);
+        // What was polled is not in a slice: it is polled again, and so are the gaps before it.
+        self.gaps.clear();
+        (self.trouble, self.refused) = (Some(spoken(why)), why.is_lasting());
+    }
 }
 
 /// How one partition stands, for telemetry.
@@ -146,7 +143,6 @@ pub struct Live {
     committed: Offsets,
     clock: Clock,
     ticks: Ticks,
-    gaps: Vec<(String, Gap)>,
 }
 
 impl Live {
@@ -162,7 +158,7 @@ impl Live {
         clock: &Clock,
         ticks: Ticks,
     ) -> Result<Live, LiveError> {
-        Live::with_topics(sources, dir, Box::new(KafkaTopics(settings.clone())), committed, clock, ticks)
+        Live::with_topics(sources, dir, Box::new(KafkaTopics::new(settings, clock)), committed, clock, ticks)
     }
 
     /// As [`Live::new`], with topics from elsewhere.
@@ -189,6 +185,9 @@ impl Live {
                     opening: None,
                     next_try: Instant::now(),
                     trouble: None,
+                    refused: false,
+                    id: None,
+                    gaps: vec![],
                 }),
             }
         }
@@ -198,7 +197,16 @@ impl Live {
             // Settings that cannot be right are found before anything runs.
             from.check(&topic.source)?;
         }
-        Ok(Live { files, topics, from, committed, clock: clock.clone(), ticks, gaps: vec![] })
+        Ok(Live { files, topics, from, committed, clock: clock.clone(), ticks })
+    }
+
+    /// What earlier runs have found out about topics: their ids, and which of them are not to be read.
+    pub fn remember(&mut self, states: BTreeMap<String, SourceState>) {
+        for (name, state) in states {
+            let Some(topic) = self.topics.iter_mut().find(|t| t.source.name == name) else { continue };
+            (topic.id, topic.refused) = (state.topic_id, state.refused.is_some());
+            topic.trouble = state.refused;
+        }
     }
 
     /// Reads one slice, or nothing if an idle tick passed without input.
@@ -265,15 +273,14 @@ impl Live {
                 let polled = match reader.poll(RECORDS - reader.pending().min(RECORDS), wait) {
                     Ok(polled) => polled,
                     Err(e) => {
-                        // The others go on. What was polled before is read again once the topic can be.
-                        topic.trouble = Some(spoken(&e));
-                        (topic.reader, topic.next_try) = (None, Instant::now() + RETRY);
+                        // The others go on.
+                        topic.close(&e);
                         continue;
                     }
                 };
                 any |= polled.records > 0;
                 full |= reader.is_full() || reader.pending() >= RECORDS;
-                self.gaps.extend(polled.gaps.into_iter().map(|g| (topic.source.name.clone(), g)));
+                topic.gaps.extend(polled.gaps);
             }
             let now = Instant::now();
             if any && first.is_none() {
@@ -296,7 +303,7 @@ impl Live {
     /// Connects topics that are not being read, each at most once a second, and looks for new partitions of the others.
     fn connect(&mut self) {
         let now = Instant::now();
-        for topic in &mut self.topics {
+        for topic in self.topics.iter_mut().filter(|t| !t.refused) {
             if let Some(outcome) = topic.opening.as_mut().and_then(|opening| opening()) {
                 topic.opening = None;
                 match outcome {
@@ -304,7 +311,7 @@ impl Live {
                         (topic.reader, topic.trouble) = (Some(reader), None);
                         topic.next_try = now + REFRESH;
                     }
-                    Err(e) => topic.trouble = Some(spoken(&e)),
+                    Err(e) => topic.close(&e),
                 }
             }
             if let Some(reader) = &topic.reader {
@@ -323,7 +330,7 @@ impl Live {
                 }
                 None if topic.opening.is_none() => {
                     topic.next_try = now + RETRY;
-                    topic.opening = Some(self.from.open(&topic.source, &self.committed, None));
+                    topic.opening = Some(self.from.open(&topic.source, &self.committed, topic.id.as_deref()));
                 }
                 None => {}
             }
@@ -332,8 +339,16 @@ impl Live {
 
     fn finish_topics(&mut self, epoch: Epoch, slice: &mut Slice) {
         for topic in &mut self.topics {
-            let Some(reader) = topic.reader.as_mut().filter(|r| r.pending() > 0) else { continue };
+            let gaps = std::mem::take(&mut topic.gaps);
+            let Some(reader) = topic.reader.as_mut().filter(|r| r.pending() > 0 || !gaps.is_empty()) else { continue };
             let decoded = reader.finish(Some(epoch), true);
+            // With the first of its offsets: who reads on after them must find the same topic.
+            if let Some(id) = reader.id().filter(|id| topic.id.as_deref() != Some(id)) {
+                topic.id = Some(id.to_string());
+                slice.topic_ids.insert(topic.source.name.clone(), id.to_string());
+            }
+            slice.gaps.extend(gaps);
+            // Committed or not, these are on their way: a reader that is opened anew goes on after them.
             for (partition, next) in reader.positions() {
                 if *next > self.committed.get(&topic.source.name, *partition) {
                     slice.offsets.advance(&topic.source.name, *partition, *next);
@@ -367,7 +382,7 @@ impl Live {
     }
 
     /// Everything appended up to this instant is read, as far as that is known. `begun`: when reading began.
-    fn complete(&mut self, begun: i64) -> Option<i64> {
+    pub fn complete(&mut self, begun: i64) -> Option<i64> {
         if !self.files.is_empty() {
             return None;
         }
@@ -402,16 +417,18 @@ impl Live {
                 source: topic.source.name.clone(),
                 partition: *p,
                 read: *next,
-                high: reader.end(*p),
+                // An end that a broker told before it fell silent says nothing of now.
+                high: reader.end(*p).filter(|_| topic.trouble.is_none()),
                 taken: reader.taken(*p),
             }));
         }
         states
     }
 
-    /// What retention took before it was read, since the last call.
-    pub fn take_gaps(&mut self) -> Vec<(String, Gap)> {
-        std::mem::take(&mut self.gaps)
+    /// Topics that are not read any more, and why: see [`KafkaError::is_lasting`].
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
+        let refused = self.topics.iter().filter(|t| t.refused);
+        refused.filter_map(|t| Some((t.source.name.as_str(), t.trouble.as_deref()?)))
     }
 }
 
@@ -438,67 +455,6 @@ fn take(source: &Arc<Source>, decoded: Decoded, epoch: Epoch, slice: &mut Slice)
     slice.rejected.extend(decoded.rejected);
 }
 
-fn open(source: &Arc<Source>, settings: &KafkaSettings, committed: &Offsets) -> Result<Box<dyn Topic>, KafkaError> {
-    let mut reader = KafkaReader::new(source, settings)?;
-    let partitions = reader.partitions(ANSWER)?;
-    let at = partitions.into_iter().map(|p| (p, committed.get(&source.name, p))).collect();
-    reader.assign(&at)?;
-    Ok(Box::new(reader))
-}
-
-impl Topic for KafkaReader {
-    fn poll(&mut self, records_max: usize, wait: Duration) -> Result<Polled, KafkaError> {
-        KafkaReader::poll(self, records_max, wait)
-    }
-
-    fn pending(&self) -> usize {
-        KafkaReader::pending(self)
-    }
-
-    fn is_full(&self) -> bool {
-        KafkaReader::is_full(self)
-    }
-
-    fn finish(&mut self, epoch: Option<Epoch>, bounded_future: bool) -> Decoded {
-        KafkaReader::finish(self, epoch, bounded_future)
-    }
-
-    fn positions(&self) -> &BTreeMap<i32, i64> {
-        KafkaReader::positions(self)
-    }
-
-    fn end(&self, partition: i32) -> Option<i64> {
-        KafkaReader::end(self, partition)
-    }
-
-    fn id(&self) -> Option<&str> {
-        None
-    }
-
-    fn resolved(&mut self, begun: i64) -> Option<i64> {
-        let mut upto = begun;
-        for partition in self.positions().keys() {
-            // What may be unread was appended no earlier than the last that was read.
-            if !self.is_at_end(*partition) {
-                upto = upto.min(self.taken(*partition).appended?);
-            }
-        }
-        Some(upto)
-    }
-
-    fn taken(&self, partition: i32) -> TakenIn {
-        KafkaReader::taken(self, partition)
-    }
-
-    fn trouble(&self) -> Option<String> {
-        KafkaReader::trouble(self)
-    }
-
-    fn acknowledge(&self, committed: &Offsets) -> Result<(), KafkaError> {
-        KafkaReader::acknowledge(self, committed)
-    }
-
-    fn look_for_partitions(&mut self) -> Result<(), KafkaError> {
-        self.assign_new(LOOK).map(|_| ())
-    }
-}
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

@@ -11,9 +11,12 @@ pub mod kafka;
 pub mod live;
 pub mod number;
 pub mod replay;
+pub mod topics;
+pub mod watch;
 
 mod assemble;
 mod avro;
+mod client;
 mod column;
 mod constraint;
 mod csv;
@@ -55,6 +58,42 @@ pub struct Rejected {
     pub bytes: Vec<u8>,
 }
 
+/// Records that the broker dropped before they were read: `from..to` of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The source's name.
+    pub source: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that was wanted.
+    pub from: i64,
+    /// The earliest one there was; it is not in the gap.
+    pub to: i64,
+}
+
+impl Gap {
+    /// Records in it, as far as offsets can tell.
+    pub fn records(&self) -> u64 {
+        u64::try_from(self.to - self.from).unwrap_or(0)
+    }
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Gap { source, partition, from, to } = self;
+        write!(f, "`{source}` partition {partition}: offsets {from} to {to} were gone before they were read")
+    }
+}
+
+/// What is kept of a topic beside its offsets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceState {
+    /// The id of the topic that the offsets are of.
+    pub topic_id: Option<String>,
+    /// Why it is not to be read any more.
+    pub refused: Option<String>,
+}
+
 /// How far a sorted source has been taken: what a resumed replay skips up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SortedPosition {
@@ -89,6 +128,10 @@ pub struct Slice {
     pub offsets: Offsets,
     /// Positions of sorted sources that moved, by source name.
     pub sorted: BTreeMap<String, SortedPosition>,
+    /// What brokers had dropped between an earlier slice's offsets and these.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics whose first offsets these are, by source name.
+    pub topic_ids: BTreeMap<String, String>,
     /// Greatest epoch in this slice; later slices have greater ones.
     pub last: Option<Epoch>,
     /// Live: everything appended up to this instant (µs) is in this slice or an earlier one, if that is known.

@@ -15,9 +15,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::file::{FileError, FileReader};
-use super::kafka::{Gap, KafkaError, KafkaReader, KafkaSettings};
+use super::kafka::{KafkaError, KafkaReader, KafkaSettings};
 use super::lane::{Lane, LaneBuilder, Taken, Timing};
 use super::{Slice, SortedPosition, unfinished};
+use super::topics::look_at;
+use super::{Gap, Slice, SortedPosition, SourceState};
 use crate::definition::Source;
 use crate::offset::Offsets;
 use crate::time::Epoch;
@@ -78,6 +80,14 @@ pub enum ReplayError {
         /// The clock of the replay that was interrupted.
         clock: ReplayClock,
     },
+    /// It was found out before that the topic is another one.
+    #[error("'{source_name}' is not read any more: {why}")]
+    Refused {
+        /// The source.
+        source_name: String,
+        /// Why.
+        why: String,
+    },
     /// The broker stopped answering.
     #[error("topic of '{source_name}': nothing came for 30 seconds although it is not read to its end; {reason}")]
     Stalled {
@@ -97,6 +107,8 @@ pub struct Resume {
     pub sorted: BTreeMap<String, SortedPosition>,
     /// The last committed epoch.
     pub last: Option<Epoch>,
+    /// What was found out about topics, by source.
+    pub states: BTreeMap<String, SourceState>,
 }
 
 /// Is told of every so many records that were read of a source.
@@ -112,7 +124,6 @@ pub struct Replay {
     /// Tables first, then in the order given.
     tracks: Vec<Track>,
     last: Epoch,
-    gaps: Vec<(String, Gap)>,
     told: Told,
 }
 
@@ -126,6 +137,17 @@ struct Track {
     reported: bool,
     /// What came since the earlier replay that the lane finishes: to be read, and sorted, after the lane.
     later: Option<Span>,
+    /// What was gone before it was read, up to the end: said with the offsets that pass over it.
+    gaps: Vec<Gap>,
+    /// The topic's id, until a slice has said it.
+    topic_id: Option<String>,
+}
+
+/// A part of a source that was read and sorted, up to its actual end.
+struct Part {
+    lane: Lane,
+    end: BTreeMap<i32, i64>,
+    gaps: Vec<Gap>,
 }
 
 /// A part of a source: from these offsets to these exclusive ends; a file without an end is read to its own.
@@ -170,7 +192,7 @@ impl Replay {
         }
         let last = resume.last.unwrap_or(Epoch::ZERO);
         let (dir, kafka) = (dir.to_path_buf(), kafka.clone());
-        let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, gaps: vec![], told };
+        let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, told };
         let is_untimed = |s: &&Arc<Source>| Timing::of(s, clock) == Timing::Untimed;
         replay.untimed = replay.read_untimed(sources.iter().filter(is_untimed), &resume.offsets)?;
         // The floor under all other epochs.
@@ -216,21 +238,19 @@ impl Replay {
                 slice
                     .sorted
                     .insert(name.clone(), SortedPosition { clock: self.clock, end: track.end.clone(), last: taken });
+                slice.topic_ids.extend(track.topic_id.take().map(|id| (name.clone(), id)));
             }
             slice.batches.extend(batch.map(|batch| (Arc::clone(&track.source), batch)));
             if track.lane.is_done() && !track.reported {
                 track.end.iter().for_each(|(partition, end)| slice.offsets.advance(name, *partition, *end));
+                slice.gaps.append(&mut track.gaps);
+                slice.topic_ids.extend(track.topic_id.take().map(|id| (name.clone(), id)));
                 track.reported = true;
             }
         }
         slice.last = Some(last);
         self.last = last;
         Ok(Some(slice))
-    }
-
-    /// What retention took from topics before it was read, so far, by source.
-    pub fn gaps(&self) -> &[(String, Gap)] {
-        &self.gaps
     }
 
     /// Rows that are read and sorted but not taken yet.
@@ -258,9 +278,9 @@ impl Replay {
                 && let Some(span) = self.tracks[i].later.take()
             {
                 let source = Arc::clone(&self.tracks[i].source);
-                let (lane, end) = self.read(&source, span, None, self.last)?;
+                let part = self.read(&source, span, None, self.last)?;
                 let track = &mut self.tracks[i];
-                (track.lane, track.end, track.reported) = (lane, end, false);
+                (track.lane, track.end, track.gaps, track.reported) = (part.lane, part.end, part.gaps, false);
             }
         }
         Ok(())
@@ -298,47 +318,51 @@ impl Replay {
         let unfinished = resume.sorted.get(&source.name).filter(|position| {
             position.end.iter().any(|(partition, end)| start.get(partition).copied().unwrap_or(0) < *end)
         });
-        let mut present = Span { start, end: self.present_end(source)? };
-        let (lane, end, later) = match unfinished {
-            None => {
-                let (lane, end) = self.read(source, present, None, floor)?;
-                (lane, end, None)
-            }
+        let known = resume.states.get(&source.name).cloned().unwrap_or_default();
+        let (present_end, id) = self.present_end(source, &known)?;
+        let mut present = Span { start, end: present_end };
+        let (Part { lane, end, gaps }, later) = match unfinished {
+            None => (self.read(source, present, None, floor)?, None),
             Some(position) => {
                 let span = Span { start: present.start.clone(), end: position.end.clone() };
-                let (lane, end) = self.read(source, span, Some(position.last.0), floor)?;
+                let part = self.read(source, span, Some(position.last.0), floor)?;
                 present.start.extend(position.end.clone());
-                (lane, end, Some(present))
+                (part, Some(present))
             }
         };
-        Ok(Track { source: Arc::clone(source), lane, end, reported: false, later })
+        let topic_id = id.filter(|id| known.topic_id.as_ref() != Some(id));
+        Ok(Track { source: Arc::clone(source), lane, end, reported: false, later, gaps, topic_id })
     }
 
-    /// Where a topic ends now; nothing for a file, which is read to its end anyway.
-    fn present_end(&self, source: &Arc<Source>) -> Result<BTreeMap<i32, i64>, ReplayError> {
+    /// Where a topic ends now, and its id; nothing for a file, which is read to its end anyway.
+    fn present_end(
+        &self,
+        source: &Arc<Source>,
+        known: &SourceState,
+    ) -> Result<(BTreeMap<i32, i64>, Option<String>), ReplayError> {
         if !source.is_kafka() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), None));
         }
+        if let Some(why) = &known.refused {
+            return Err(ReplayError::Refused { source_name: source.name.clone(), why: why.clone() });
+        }
+        let id = look_at(source, &self.kafka, known.topic_id.as_deref())?;
         let reader = KafkaReader::new(source, &self.kafka)?;
         let bounds = |partition| Ok((partition, reader.bounds(partition, ANSWER)?.1));
-        reader.partitions(ANSWER)?.into_iter().map(bounds).collect()
+        let end: Result<_, KafkaError> = reader.partitions(ANSWER)?.into_iter().map(bounds).collect();
+        Ok((end?, id))
     }
 
-    /// Reads and sorts a part of a source. Returns its actual end as well.
-    fn read(
-        &mut self,
-        source: &Arc<Source>,
-        span: Span,
-        taken: Option<i64>,
-        floor: Epoch,
-    ) -> Result<(Lane, BTreeMap<i32, i64>), ReplayError> {
+    /// Reads and sorts a part of a source.
+    fn read(&self, source: &Arc<Source>, span: Span, taken: Option<i64>, floor: Epoch) -> Result<Part, ReplayError> {
         let mut builder = LaneBuilder::new(Timing::of(source, self.clock));
+        let mut gaps = vec![];
         let bounded = self.clock == ReplayClock::Record;
         let end = match source.is_kafka() {
-            true => self.read_topic(source, span, bounded, &mut builder)?,
+            true => self.read_topic(source, span, bounded, &mut builder, &mut gaps)?,
             false => self.read_file(source, &span, bounded, &mut builder)?,
         };
-        Ok((builder.build(source, taken, floor), end))
+        Ok(Part { lane: builder.build(source, taken, floor), end, gaps })
     }
 
     fn read_file(
@@ -369,11 +393,12 @@ impl Replay {
     }
 
     fn read_topic(
-        &mut self,
+        &self,
         source: &Arc<Source>,
         mut span: Span,
         bounded: bool,
         builder: &mut LaneBuilder,
+        gaps: &mut Vec<Gap>,
     ) -> Result<BTreeMap<i32, i64>, ReplayError> {
         let mut reader = KafkaReader::new(source, &self.kafka)?;
         span.start.retain(|partition, _| span.end.contains_key(partition));
@@ -386,7 +411,7 @@ impl Replay {
             }
             let earliest = earliest.min(end);
             if *start > 0 && *start < earliest {
-                self.gaps.push((source.name.clone(), Gap { partition, from: *start, to: earliest }));
+                gaps.push(Gap { source: source.name.clone(), partition, from: *start, to: earliest });
             }
             *start = (*start).max(earliest);
         }
@@ -397,7 +422,7 @@ impl Replay {
         let mut empty = 0;
         while !unread.is_empty() {
             let polled = reader.poll(BATCH_RECORDS - reader.pending(), POLL)?;
-            self.gaps.extend(polled.gaps.into_iter().map(|gap| (source.name.clone(), gap)));
+            gaps.extend(polled.gaps);
             unread.retain(|p, _| reader.positions()[p] < span.end[p] && !polled.caught_up.contains(p));
             if reader.is_full() || reader.pending() >= BATCH_RECORDS || unread.is_empty() {
                 let decoded = reader.finish(None, bounded);

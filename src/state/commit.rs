@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{StateError, Store, View};
 use crate::offset::Offsets;
-use crate::source::{Rejected, SortedPosition};
+use crate::source::{Gap, Rejected, SortedPosition, SourceState};
 use crate::time::Epoch;
 
 /// Which clock gave the epochs of a commit.
@@ -68,6 +68,10 @@ pub struct Commit {
     pub offsets: Offsets,
     /// Positions of sorted sources that moved.
     pub sorted: BTreeMap<String, SortedPosition>,
+    /// What brokers had dropped before it was read, below these offsets.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics of which these are the first offsets, by source.
+    pub topic_ids: BTreeMap<String, String>,
 }
 
 /// A commit as it is stored; never dropped.
@@ -89,6 +93,10 @@ pub struct CommitRecord {
     pub rejected: u64,
     /// Digest of the refused records as they are stored, in order.
     pub rejected_digest: u64,
+    /// What brokers had dropped before it was read, below these offsets: the log has no such records, and never will.
+    pub gaps: Vec<Gap>,
+    /// Ids of topics of which these are the first offsets, by source.
+    pub topic_ids: Vec<(String, String)>,
     /// Its place among the commits, from 1.
     pub number: u64,
     /// Digest of the chain of the commit before and of this record.
@@ -184,6 +192,8 @@ impl Store {
             records,
             rejected: commit.rejected.len() as u64,
             rejected_digest,
+            gaps: commit.gaps.clone(),
+            topic_ids: commit.topic_ids.iter().map(|(s, id)| (s.clone(), id.clone())).collect(),
             number: tip.number + 1,
             chain: 0,
         };
@@ -198,6 +208,10 @@ impl Store {
         }
         for (source, position) in &record.sorted {
             batch.put_cf(&meta, format!("sorted:{source}"), encode(position));
+        }
+        // With the offsets: whoever goes on after them must find the topic that they are of.
+        for (source, id) in &record.topic_ids {
+            batch.put_cf(&meta, format!("topic:{source}"), id.as_bytes());
         }
         self.write(batch, false)?;
 
@@ -304,6 +318,32 @@ impl Store {
     pub fn sorted_positions(&self) -> Result<BTreeMap<String, SortedPosition>, StateError> {
         let rows = self.meta_with("sorted:")?;
         rows.into_iter().map(|(k, v)| Ok((k["sorted:".len()..].to_string(), decode(&v, &k)?))).collect()
+    }
+
+    /// What is known of topics beside their offsets, by source.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn source_states(&self) -> Result<BTreeMap<String, SourceState>, StateError> {
+        let mut states: BTreeMap<String, SourceState> = BTreeMap::new();
+        let text = |bytes: Vec<u8>| Some(String::from_utf8_lossy(&bytes).into_owned());
+        for (key, id) in self.meta_with("topic:")? {
+            states.entry(key["topic:".len()..].to_string()).or_default().topic_id = text(id);
+        }
+        for (key, why) in self.meta_with("refused:")? {
+            states.entry(key["refused:".len()..].to_string()).or_default().refused = text(why);
+        }
+        Ok(states)
+    }
+
+    /// This source is not read any more, for a reason that no waiting and no restart changes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn refuse_source(&self, source: &str, why: &str) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(&self.family("meta"), format!("refused:{source}"), why.as_bytes());
+        self.write(batch, true)
     }
 
     fn meta_with(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StateError> {

@@ -83,6 +83,7 @@ pub const TABLE: &[Family] = &[
     // Labels: source, partition, outcome.
     counter("source_records_total", "Records by what became of them; the outcomes sum to the records read."),
     // Labels: source, partition.
+    counter("source_lost_records_total", "Records that the broker had dropped before they were read."),
     counter("source_bytes_total", "Payload bytes read."),
     // Labels: source, class.
     counter("quarantine_records_total", "Refused records by the class of the reason."),

@@ -74,6 +74,10 @@ impl Metrics {
                 records.sample(&labels, Value::count(p.records(outcome)));
             }
         }
+        let mut lost = out.family(family("source_lost_records_total"));
+        for (source, partition, p) in &partitions {
+            lost.sample(&[("source", source), ("partition", partition)], Value::count(p.lost()));
+        }
         let mut bytes = out.family(family("source_bytes_total"));
         for (source, partition, p) in &partitions {
             bytes.maybe(&[("source", source), ("partition", partition)], p.bytes.get().map(Value::Whole));

@@ -129,6 +129,7 @@ pub struct PartitionMetrics {
     /// No more events below this are promised, in µs.
     pub watermark: Gauge,
     records: [AtomicU64; 7],
+    lost: AtomicU64,
     /// Payload bytes read since the start.
     pub bytes: Gauge,
     /// Time during which this partition's watermark was the least of its source's, in µs.
@@ -143,6 +144,16 @@ impl PartitionMetrics {
     /// Records that had this outcome.
     pub fn count(&self, outcome: Outcome, records: u64) {
         self.records[outcome as usize].fetch_add(records, Relaxed);
+    }
+
+    /// Records that the broker had dropped before they were read.
+    pub fn count_lost(&self, records: u64) {
+        self.lost.fetch_add(records, Relaxed);
+    }
+
+    /// Such records so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 
     /// Held back, or not any more.

@@ -137,11 +137,11 @@ fn conditions(conjuncts: Vec<Expr>) -> Vec<Expr> {
     [conjunction(timed), conjunction(rest)].into_iter().flatten().collect()
 }
 
-fn mentions_now(expr: &Expr) -> bool {
+pub(super) fn mentions_now(expr: &Expr) -> bool {
     expr.exists(|e| Ok(is_now(e))).unwrap_or(false)
 }
 
-fn is_now(expr: &Expr) -> bool {
+pub(super) fn is_now(expr: &Expr) -> bool {
     matches!(expr, Expr::ScalarFunction(f) if f.func.name() == NOW)
 }
 

@@ -26,8 +26,25 @@ pub(super) fn query_schema(source: &Source) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// What a query sees of a source at `now`: a stream's events up to then, a table's current row of each key.
-pub(super) fn visible(source: &Source, batches: &[RecordBatch], now: i64) -> Result<RecordBatch, ArrowError> {
+/// Which versions of a table's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Versions {
+    /// The current one of each key.
+    Current,
+    /// All that have been, but for tombstones.
+    All,
+    /// None.
+    None,
+}
+
+/// What a query sees of a source at `now`: a stream's events up to then, a table's current row of each key (or what
+/// `versions` says).
+pub(super) fn visible(
+    source: &Source,
+    batches: &[RecordBatch],
+    now: i64,
+    versions: Versions,
+) -> Result<RecordBatch, ArrowError> {
     let schema = source.row_schema();
     let mut rows = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -41,12 +58,27 @@ pub(super) fn visible(source: &Source, batches: &[RecordBatch], now: i64) -> Res
         rows.push(filter_record_batch(&batch, &past)?);
     }
     let all = concat_batches(&schema, &rows)?;
-    let kept = match &source.kind {
-        SourceKind::Stream => all,
-        SourceKind::Table { key } => current_versions(&all, key)?,
+    let kept = match (&source.kind, versions) {
+        (SourceKind::Stream, _) => all,
+        (SourceKind::Table { key }, Versions::Current) => current_versions(&all, key)?,
+        (SourceKind::Table { .. }, Versions::None) => all.slice(0, 0),
+        (SourceKind::Table { .. }, Versions::All) => {
+            let deleted = all.column_by_name("_deleted").expect("a table's row schema has it").as_boolean();
+            filter_record_batch(&all, &deleted.iter().map(|d| Some(d != Some(true))).collect())?
+        }
     };
-    let columns: Vec<usize> = (0..schema.fields().len()).filter(|i| schema.field(*i).name() != "_deleted").collect();
-    RecordBatch::try_new(query_schema(source), columns.iter().map(|i| Arc::clone(kept.column(*i))).collect())
+    nameable(source, &kept)
+}
+
+/// Logged rows as a query can name their columns.
+pub(super) fn queryable(source: &Source, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    nameable(source, &conform(batch, &source.row_schema())?)
+}
+
+fn nameable(source: &Source, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = source.row_schema();
+    let columns = (0..schema.fields().len()).filter(|i| schema.field(*i).name() != "_deleted");
+    RecordBatch::try_new(query_schema(source), columns.map(|i| Arc::clone(rows.column(i))).collect())
 }
 
 /// The columns of `schema`, found by name.

@@ -37,7 +37,7 @@ use thiserror::Error;
 use super::oracle_functions::{DoubleExtreme, Exact};
 use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
 use super::oracle_rows::{
-    OrderColumn, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
+    OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };
 use super::oracle_scalars::{ArraySum, Now};
 use crate::definition::{Definitions, View};
@@ -75,7 +75,7 @@ pub struct Recompute {
     state: SessionState,
 }
 
-type Fallible<T> = Result<T, DataFusionError>;
+pub(super) type Fallible<T> = Result<T, DataFusionError>;
 
 impl Recompute {
     /// Plans the view's query. The definitions are those it reads from.
@@ -122,22 +122,48 @@ impl Recompute {
     ///
     /// [`Source::row_schema`]: crate::definition::Source::row_schema
     pub fn at(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Result<RecordBatch, RecomputeError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let answer = runtime.block_on(self.run(events, now));
-        answer.map_err(|source| RecomputeError::Failed { view: self.view.clone(), source: Box::new(source) })
+        self.block_on(async |recompute| {
+            let mut tables = recompute.tables(events, now, &HashMap::new())?;
+            let shape = recompute.shape.at(now)?;
+            let run = Run { shape, state: at_instant(&recompute.state, now)?, further: vec![] };
+            let (schema, rows) = run.rows(&mut tables).await?; // Step 1. Join, WHERE.
+            let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.
+            let groups = run.aggregate(inputs).await?; // Step 3. Group.
+            run.select(&groups) // Step 4. HAVING, SELECT.
+        })
     }
 
-    async fn run(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Fallible<RecordBatch> {
+    /// What the query sees of each source at `now`; of a table that `versions` names, what it says.
+    pub(super) fn tables(
+        &self,
+        events: &HashMap<String, Vec<RecordBatch>>,
+        now: i64,
+        versions: &HashMap<String, Versions>,
+    ) -> Fallible<HashMap<String, RecordBatch>> {
         let mut tables = HashMap::new();
         for (_, source) in &self.shape.scans {
             let rows = events.get(&source.name).map_or(&[][..], Vec::as_slice);
-            tables.insert(source.name.clone(), visible(source, rows, now)?);
+            let versions = versions.get(&source.name).copied().unwrap_or(Versions::Current);
+            tables.insert(source.name.clone(), visible(source, rows, now, versions)?);
         }
-        let run = Run { shape: self.shape.at(now)?, state: at_instant(&self.state, now)? };
-        let (schema, rows) = run.rows(&mut tables).await?; // Step 1. Join, WHERE.
-        let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.
-        let groups = run.aggregate(inputs).await?; // Step 3. Group.
-        run.select(&groups) // Step 4. HAVING, SELECT.
+        Ok(tables)
+    }
+
+    /// Runs something on the batch engine.
+    pub(super) fn block_on<T>(&self, work: impl AsyncFnOnce(&Recompute) -> Fallible<T>) -> Result<T, RecomputeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let outcome = runtime.block_on(work(self));
+        outcome.map_err(|source| RecomputeError::Failed { view: self.view.clone(), source: Box::new(source) })
+    }
+
+    /// The query, taken apart.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The session that it was planned in.
+    pub(super) fn state(&self) -> &SessionState {
+        &self.state
     }
 }
 
@@ -160,7 +186,7 @@ fn session(definitions: &Definitions) -> Fallible<SessionState> {
 }
 
 /// The same session for an instant: `current_date` and the like ask the session, not [`Now`].
-fn at_instant(state: &SessionState, now: i64) -> Fallible<SessionState> {
+pub(super) fn at_instant(state: &SessionState, now: i64) -> Fallible<SessionState> {
     let Some(time) = chrono::DateTime::from_timestamp_micros(now) else {
         return Err(DataFusionError::Plan(format!("{now} is not an instant of the calendar")));
     };
@@ -170,20 +196,24 @@ fn at_instant(state: &SessionState, now: i64) -> Fallible<SessionState> {
 }
 
 /// One instant's work.
-struct Run {
-    shape: Shape,
-    state: SessionState,
+pub(super) struct Run {
+    pub(super) shape: Shape,
+    pub(super) state: SessionState,
+    /// What is evaluated on each row beside what the aggregation reads.
+    pub(super) further: Vec<Expr>,
 }
 
 /// Everything the aggregation reads, evaluated, one array per distinct expression; of the rows that count.
-struct Inputs {
-    rows: usize,
-    values: HashMap<Expr, ArrayRef>,
+pub(super) struct Inputs {
+    pub(super) rows: usize,
+    pub(super) values: HashMap<Expr, ArrayRef>,
+    /// False: the rows only name groups, and no aggregate counts them.
+    pub(super) counted: bool,
 }
 
 impl Run {
     /// The joined rows that WHERE admits, with the columns that the rest of the query reads.
-    async fn rows(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
+    pub(super) async fn rows(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
         let needed = columns_of(&self.input_expressions());
         let native = project(self.shape.input.clone(), conjunction(self.shape.filter.clone()), &needed)?;
         // DataFusion's own plan would let sums and products wrap around.
@@ -225,19 +255,19 @@ impl Run {
     }
 
     /// Every expression below the aggregation, and the columns of the canonical order.
-    fn input_expressions(&self) -> Vec<Expr> {
+    pub(super) fn input_expressions(&self) -> Vec<Expr> {
         let mut found = self.shape.groups.clone();
         for Call { function, filter } in &self.shape.aggregates {
             found.extend(function.params.args.iter().filter(|e| !is_literal(e)).cloned());
             found.extend(function.params.order_by.iter().map(|sort| sort.expr.clone()));
             found.extend(filter.iter().cloned());
         }
-        found.extend(self.shape.position.iter().flatten().cloned());
+        found.extend(self.shape.position.iter().flatten().chain(&self.further).cloned());
         found
     }
 
     /// Evaluates the expressions below the aggregation. A row on which any of them fails is left out.
-    fn inputs(&self, schema: &DFSchema, rows: RecordBatch) -> Fallible<Inputs> {
+    pub(super) fn inputs(&self, schema: &DFSchema, rows: RecordBatch) -> Fallible<Inputs> {
         let mut values = HashMap::new();
         let mut failed = vec![];
         for expr in self.input_expressions() {
@@ -254,11 +284,11 @@ impl Run {
             let without = |(expr, value): (Expr, ArrayRef)| Ok((expr, filter(&value, &kept)?));
             values = values.into_iter().map(without).collect::<Fallible<_>>()?;
         }
-        Ok(Inputs { rows: rows.num_rows() - failed.len(), values })
+        Ok(Inputs { rows: rows.num_rows() - failed.len(), values, counted: true })
     }
 
     /// Groups, by DataFusion. Returns the columns of the query's Aggregate.
-    async fn aggregate(&self, inputs: Inputs) -> Fallible<RecordBatch> {
+    pub(super) async fn aggregate(&self, inputs: Inputs) -> Fallible<RecordBatch> {
         let mut table = Table::default();
         let mut groups: Vec<Expr> = vec![];
         for expr in &self.shape.groups {
@@ -309,8 +339,8 @@ impl Run {
                 order_by.push(Sort::new(table.add(self.order(&params.order_by, inputs, values)?), true, false));
             }
         }
-        let mut kept: Option<BooleanArray> = None;
-        for condition in &call.filter {
+        let mut kept = (!inputs.counted).then(|| BooleanArray::from(vec![false; inputs.rows]));
+        for condition in call.filter.iter().filter(|_| inputs.counted) {
             let holds = truth(&inputs.values[condition]);
             kept = Some(kept.map_or(Ok(holds.clone()), |kept| and(&kept, &holds))?);
         }
@@ -335,7 +365,7 @@ impl Run {
     }
 
     /// HAVING and the SELECT list over the groups.
-    fn select(&self, groups: &RecordBatch) -> Fallible<RecordBatch> {
+    pub(super) fn select(&self, groups: &RecordBatch) -> Fallible<RecordBatch> {
         let schema = self.shape.schema.as_ref();
         let mut groups = groups.clone();
         for condition in &self.shape.having {
@@ -353,7 +383,7 @@ impl Run {
         Ok(RecordBatch::try_new(schema, columns.into_iter().map(|(_, values)| values).collect())?)
     }
 
-    fn compile(&self, expr: &Expr, schema: &DFSchema) -> Fallible<Arc<dyn PhysicalExpr>> {
+    pub(super) fn compile(&self, expr: &Expr, schema: &DFSchema) -> Fallible<Arc<dyn PhysicalExpr>> {
         let props = self.state.execution_props();
         let context = SimplifyContext::builder()
             .with_schema(Arc::new(schema.clone()))

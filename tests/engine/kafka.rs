@@ -1,6 +1,7 @@
-//! A real broker and a node that is killed again and again: nothing is lost, nothing counts twice.
+//! A real broker: a node that is killed again and again loses nothing and counts nothing twice; a topic that is made anew
+//! is not read; what retention took is on record.
 //!
-//! Needs `HEADWATER_TEST_BROKERS` (scripts/test sets it) and the real data; without a broker it fails.
+//! Needs `HEADWATER_TEST_BROKERS` (scripts/test starts a broker and sets it): without one these tests fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -8,17 +9,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::executor::block_on;
 use headwater::plan::operator::Output;
 use headwater::source::replay::ReplayClock;
-use headwater::state::Store;
 use headwater::state::cache::Read;
+use headwater::state::{StateError, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::real::data;
 use super::support::{Deployment, How, Loaded, Running, wait_for};
@@ -47,13 +51,22 @@ fn lines(data: &Path) -> Vec<String> {
     lines.map(|l| l.expect("text")).collect()
 }
 
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
 fn create_topic(brokers: &str, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client");
-    let new = NewTopic::new(topic, 4, TopicReplication::Fixed(1));
-    let made =
-        futures::executor::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker answers");
-    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let (admin, new) = (admin(brokers), NewTopic::new(topic, 4, TopicReplication::Fixed(1)));
+    // One that was just deleted may be on its way out.
+    wait_for("the topic", || {
+        let made = block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker answers");
+        made.iter().all(Result::is_ok).then_some(())
+    });
+}
+
+fn delete_topic(brokers: &str, topic: &str) {
+    let gone = block_on(admin(brokers).delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
+    assert!(gone.iter().all(Result::is_ok), "{gone:?}");
 }
 
 /// Sends lines by customer.
@@ -74,10 +87,19 @@ fn send(producer: &BaseProducer, topic: &str, lines: &[String]) {
 
 /// Records of the topic that are committed, read beside the node.
 fn committed(loaded: &Loaded, data: &Path) -> i64 {
-    // There is none before the node has made it.
-    let Ok(store) = Store::open_reader(data, &loaded.plan) else { return 0 };
+    let store = match Store::open_reader(data, &loaded.plan) {
+        Ok(store) => store,
+        // There is none before the node has made it.
+        Err(StateError::Missing(_)) => return 0,
+        Err(e) => panic!("the store of a running node can be read: {e}"),
+    };
     let offsets = store.offsets().expect("offsets are readable");
     (0..4).map(|partition| offsets.get("events", partition)).sum()
+}
+
+fn brokers() -> String {
+    let named = std::env::var("HEADWATER_TEST_BROKERS");
+    named.expect("HEADWATER_TEST_BROKERS names a broker for these tests; scripts/test starts one")
 }
 
 /// `lines_all` and `spend_all` of every customer.
@@ -105,8 +127,7 @@ fn fresh_seed() -> u64 {
 
 #[test]
 fn a_node_killed_ten_times_answers_as_one_that_was_not() {
-    let brokers = std::env::var("HEADWATER_TEST_BROKERS")
-        .expect("HEADWATER_TEST_BROKERS names a broker; scripts/test starts one, or scripts/kafka start");
+    let brokers = brokers();
     let Some(data) = data() else { return };
     let lines = Arc::new(lines(&data));
     let seed = std::env::var("HEADWATER_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(fresh_seed);
@@ -205,4 +226,166 @@ fn corrected(deployment: &Deployment, data: &Path, view: &str) -> String {
     let args = ["--labels", &labels, "--features", &features, "--mode", "corrected", "--out", &path];
     deployment.run("history", "data", &args).expect(0, &[]);
     std::fs::read_to_string(out).expect("it was written")
+}
+
+/// A node that counts what a topic of its own has.
+struct Counter {
+    brokers: String,
+    topic: String,
+    producer: BaseProducer,
+    deployment: Deployment,
+    loaded: Loaded,
+}
+
+impl Counter {
+    fn new() -> Counter {
+        let (brokers, topic) = (brokers(), format!("counted-{}", uuid::Uuid::new_v4()));
+        create_topic(&brokers, &topic);
+        let deployment = Deployment::new(&[(
+            "a.sql",
+            &format!(
+                "CREATE STREAM events (customer_id BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+                 FROM KAFKA (topic = '{topic}', format = 'json', brokers = '{brokers}');
+                 CREATE FEATURE VIEW counted AS SELECT customer_id, count(*) AS n FROM events GROUP BY customer_id;"
+            ),
+        )]);
+        let producer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+        let loaded = deployment.load();
+        Counter { brokers, topic, producer, deployment, loaded }
+    }
+
+    fn send(&self, records: usize) {
+        let line = |n| format!("{{\"customer_id\":{n},\"ts\":\"2024-01-01T00:00:00Z\"}}");
+        send(&self.producer, &self.topic, &(0..records).map(line).collect::<Vec<_>>());
+    }
+
+    fn start(&self) -> (Running, String) {
+        let args = ["--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off"];
+        Running::serving(&mut self.deployment.command("run", "data", &args))
+    }
+
+    fn committed(&self) -> i64 {
+        committed(&self.loaded, &self.deployment.path("data"))
+    }
+
+    fn wait_until_committed(&self, records: i64) {
+        wait_for(&format!("{records} records"), || (self.committed() == records).then_some(()));
+    }
+
+    /// The node cannot read the topic, and says so.
+    fn wait_until_refused(&self, address: &str) {
+        wait_for("the refusal", || {
+            let store = Store::open_reader(&self.deployment.path("data"), &self.loaded.plan).ok()?;
+            store.source_states().ok()?.remove("events")?.refused
+        });
+        wait_for("the metric", || metric(address, "source_reachable{source=\"events\"}").filter(|v| *v == 0.0));
+    }
+
+    fn verify(&self, words: &[&str]) {
+        self.deployment.run("verify", "data", &["--all"]).expect(0, words);
+    }
+}
+
+/// As behind a black hole: connections stay, and nothing comes. What was true a moment ago is not said of now.
+#[test]
+fn a_silent_broker_makes_answers_stale() {
+    let mock = MockCluster::new(1).expect("a cluster");
+    mock.create_topic("silent", 1, 1).expect("a topic");
+    let brokers = mock.bootstrap_servers();
+    let deployment = Deployment::new(&[(
+        "a.sql",
+        "CREATE STREAM events (customer_id BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+         FROM KAFKA (topic = 'silent', format = 'json');
+         CREATE FEATURE VIEW counted AS SELECT customer_id, count(*) AS n FROM events GROUP BY customer_id;",
+    )]);
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+    send(&producer, "silent", &["{\"customer_id\":1,\"ts\":\"2024-01-01T00:00:00Z\"}".to_string()]);
+    let args = ["--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off", "--brokers", &brokers];
+    let (_node, address) = Running::serving(&mut deployment.command("run", "data", &args));
+    let fresh = || {
+        let path = format!("http://{address}/v1/views/counted/1?max_staleness=2s");
+        ureq::get(path).config().http_status_as_error(false).build().call().expect("an answer").status().as_u16()
+    };
+    wait_for("an answer that is fresh", || (fresh() == 200).then_some(()));
+    assert_eq!(metric(&address, "source_lag_records{source=\"events\",partition=\"0\"}"), Some(0.0));
+    mock.broker_round_trip_time(1, Duration::from_secs(3_600)).expect("it is slow from now on");
+    wait_for("a refusal to call it fresh", || (fresh() == 409).then_some(()));
+    wait_for("the metric", || metric(&address, "source_reachable{source=\"events\"}").filter(|v| *v == 0.0));
+    let sample = |name: &str| metric(&address, &format!("{name}{{source=\"events\",partition=\"0\"}}"));
+    assert_eq!((sample("source_lag_records"), sample("source_high_offset")), (None, None), "nobody knows");
+    assert_eq!(fresh(), 409, "and it stays so");
+}
+
+/// A sample of `/metrics` by its name and labels, without the prefix.
+fn metric(address: &str, sample: &str) -> Option<f64> {
+    let text = get(address, "/metrics");
+    let found = text.lines().filter(|l| !l.starts_with('#')).find_map(|l| l.split_once(sample))?;
+    found.1.trim().parse().ok()
+}
+
+/// The name is the same, the records are others: offsets of the one say nothing about the other. It is found out at the
+/// start, and stays so.
+#[test]
+fn a_topic_made_anew_while_the_node_is_down_is_not_read() {
+    let counter = Counter::new();
+    counter.send(100);
+    let (node, _) = counter.start();
+    counter.wait_until_committed(100);
+    node.kill();
+    delete_topic(&counter.brokers, &counter.topic);
+    create_topic(&counter.brokers, &counter.topic);
+    // More than there were: by its ends alone nobody could tell.
+    counter.send(1_000);
+    for _ in 0..2 {
+        let (node, address) = counter.start();
+        counter.wait_until_refused(&address);
+        assert_eq!(counter.committed(), 100);
+        node.kill();
+    }
+    counter.deployment.run("replay", "data", &[]).expect(1, &[]);
+    counter.verify(&["records=100", "differing=0", "problems=0"]);
+}
+
+#[test]
+fn a_topic_made_anew_while_it_is_read_is_not_read_on() {
+    let counter = Counter::new();
+    counter.send(100);
+    let (_node, address) = counter.start();
+    counter.wait_until_committed(100);
+    delete_topic(&counter.brokers, &counter.topic);
+    create_topic(&counter.brokers, &counter.topic);
+    counter.wait_until_refused(&address);
+    counter.send(1_000);
+    let lag = metric(&address, "source_lag_records{source=\"events\",partition=\"0\"}");
+    assert_eq!((counter.committed(), lag), (100, None), "nobody knows how much there is to read");
+}
+
+/// Every loss is in the commit that passes over it, in a counter and in what `verify` prints; and it is no inconsistency.
+#[test]
+fn what_retention_took_is_on_record() {
+    let counter = Counter::new();
+    counter.send(1_000);
+    let (node, _) = counter.start();
+    counter.wait_until_committed(1_000);
+    node.kill();
+    counter.send(2_000);
+    let mut gone = TopicPartitionList::new();
+    let end =
+        |p| counter.producer.client().fetch_watermarks(&counter.topic, p, Duration::from_secs(30)).expect("ends").1;
+    let ends: Vec<i64> = (0..4).map(end).collect();
+    for (partition, end) in (0..4).zip(&ends) {
+        gone.add_partition_offset(&counter.topic, partition, Offset::Offset(*end)).expect("a partition");
+    }
+    block_on(admin(&counter.brokers).delete_records(&gone, &AdminOptions::new())).expect("the broker answers");
+    // Nothing is left to read: the loss alone is committed.
+    let (node, address) = counter.start();
+    counter.wait_until_committed(3_000);
+    counter.send(5);
+    counter.wait_until_committed(3_005);
+    let lost: f64 = (0..4)
+        .filter_map(|p| metric(&address, &format!("source_lost_records_total{{source=\"events\",partition=\"{p}\"}}")))
+        .sum();
+    assert_eq!(lost, 2_000.0);
+    node.kill();
+    counter.verify(&["records=1005", "gaps=4", "lost=2000", "were gone before they were read", "problems=0"]);
 }

@@ -9,6 +9,7 @@ mod damage;
 mod housekeeping;
 mod kafka;
 mod oracle;
+mod proof;
 mod real;
 mod support;
 mod tables;

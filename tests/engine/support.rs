@@ -260,6 +260,7 @@ impl Loaded {
             offsets: store.offsets().expect("offsets are readable"),
             sorted: store.sorted_positions().expect("positions are readable"),
             last,
+            states: store.source_states().expect("states are readable"),
         };
         let (sources, kafka) = (&self.plan.sources, KafkaSettings::default());
         let mut replay = Replay::new(sources, &self.dir, how.clock, &kafka, &resume).expect("sources are readable");
@@ -306,8 +307,8 @@ impl Loaded {
     #[track_caller]
     pub(crate) fn verify(&self, data: &Path, seed: u64, context: &str) {
         let opened = self.open(data);
-        let (records, problems) = offsets::check(&self.plan, &opened.store, &opened.offline).expect("readable");
-        assert!(records > 0 && problems.is_empty(), "{context}: {problems:?}");
+        let log = offsets::check(&self.plan, &opened.store, &opened.offline).expect("readable");
+        assert!(log.records > 0 && log.problems.is_empty(), "{context}: {:?}", log.problems);
         let verifier = Verifier {
             definitions: &self.definitions,
             plan: &self.plan,
@@ -315,7 +316,7 @@ impl Loaded {
             offline: &opened.offline,
         };
         for view in 0..self.plan.views.len() {
-            let request = Request { views: vec![view], sample: None, epoch: None, seed };
+            let request = Request { views: vec![view], sample: None, epoch: None, seed, present: Clock::Machine.now() };
             let report = verifier.view(view, &request).unwrap_or_else(|e| panic!("{context}: {e}"));
             let differences: Vec<String> = report.differences.iter().map(ToString::to_string).collect();
             assert_eq!(report.differing, 0, "{context}: {}\n{}", report.view, differences.join("\n"));

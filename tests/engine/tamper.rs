@@ -63,7 +63,7 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn open(data: &Path) -> DB {
+pub(crate) fn open(data: &Path) -> DB {
     DB::open_cf(&Options::default(), data.join("db"), FAMILIES).expect("nobody else has it open")
 }
 
