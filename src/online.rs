@@ -229,16 +229,17 @@ impl Online {
     fn view_rows(&self, request: &ViewRequest, epoch: Epoch, as_of: Ask, ahead: bool) -> Result<Vec<Row>, LookupError> {
         let (codec, outputs) = &self.views[request.view];
         let fold = &self.plan.views[request.view].fold;
+        let asked = outputs.asked(&request.features);
         let mut rows = Vec::with_capacity(request.entities.len());
         for entity in &request.entities {
             let group = codec.group(entity).map_err(compute)?;
             let evaluation = match &group {
                 None => Evaluation::of_nothing(fold),
-                Some(group) if ahead => self.offline.evaluate(request.view, group, epoch, as_of)?,
-                Some(group) => match self.cache.read(request.view, group, epoch.0, as_of.0)? {
+                Some(group) if ahead => self.offline.evaluate_some(request.view, group, epoch, as_of, &asked)?,
+                Some(group) => match self.cache.read_some(request.view, group, epoch.0, as_of.0, &asked)? {
                     Read::Answer(answer) => answer,
                     Read::Nothing => Evaluation::of_nothing(fold),
-                    Read::NeedsLog => self.offline.evaluate(request.view, group, epoch, as_of)?,
+                    Read::NeedsLog => self.offline.evaluate_some(request.view, group, epoch, as_of, &asked)?,
                 },
             };
             let columns = group_columns(&self.plan, request.view, entity);

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 
 use crate::fold::columns::from_batch;
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Evaluation, Group};
+use crate::fold::{Evaluation, Group, Wanted};
 use crate::plan::Plan;
 use crate::plan::project::Projector;
 use crate::state::commit::LogKind;
@@ -186,6 +186,21 @@ impl Offline {
     /// # Errors
     /// A log that cannot be read.
     pub fn evaluate(&self, view: usize, group: &[u8], epoch: Epoch, as_of: Ask) -> Result<Evaluation, OfflineError> {
+        self.evaluate_some(view, group, epoch, as_of, &Wanted::ALL)
+    }
+
+    /// The same, of the aggregates that are asked for; the others are null.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn evaluate_some(
+        &self,
+        view: usize,
+        group: &[u8],
+        epoch: Epoch,
+        as_of: Ask,
+        asked: &Wanted,
+    ) -> Result<Evaluation, OfflineError> {
         let fold = &self.plan.views[view].fold;
         let mut state = Group::new(fold);
         let mut any = false;
@@ -203,7 +218,7 @@ impl Offline {
             return Ok(Evaluation::of_nothing(fold));
         }
         state.advance(as_of.0, fold);
-        Ok(state.evaluate(as_of.0, fold))
+        Ok(state.evaluate_some(as_of.0, asked, fold))
     }
 
     /// The catalogue, and the tail that goes with it: records of commits up to `catalogue.sealed` are in both.

@@ -19,7 +19,7 @@ use rocksdb::WriteBatch;
 use super::page::{Page, PageRows, Unanswered};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Evaluation, Fold};
+use crate::fold::{Wanted, Evaluation, Fold};
 use crate::plan::Plan;
 
 /// Many: whoever writes a stripe's pages back holds it, and a reader must not notice.
@@ -242,6 +242,14 @@ impl Cache {
     /// # Errors
     /// A page row that cannot be read.
     pub fn read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Read, StateError> {
+        self.read_some(view, key, epoch, now, &Wanted::ALL)
+    }
+
+    /// The same, of the aggregates that are asked for; the others are null.
+    ///
+    /// # Errors
+    /// As of [`Cache::read`].
+    pub fn read_some(&self, view: usize, key: &[u8], epoch: u64, now: i64, asked: &Wanted) -> Result<Read, StateError> {
         let hash = hash_group(key);
         let pages = &self.views[view];
         let mut tries = 0;
@@ -249,7 +257,7 @@ impl Cache {
             let limit = self.limit();
             let mut stripe = pages.stripes[stripe_of(hash)].lock();
             let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Read::Nothing) };
-            match page.read(epoch, now, limit, tries < PATIENCE, &pages.fold) {
+            match page.read(epoch, now, limit, tries < PATIENCE, asked, &pages.fold) {
                 Ok(answer) => return Ok(Read::Answer(answer)),
                 Err(Unanswered::NeedsLog) => return Ok(Read::NeedsLog),
                 Err(Unanswered::HeldBack) => {
