@@ -3,7 +3,7 @@
 //! `cargo bench --bench canonical` prints events per second and CPU per event of a replay from a file and, where
 //! `HEADWATER_TEST_BROKERS` names a broker, from a real Kafka topic, with 1 and 2 workers; bytes of state per user; and at
 //! a fixed 20,000 events/s the time from append to readable and the time of single reads; and reads of one user who has a
-//! million events in the windows. `--events N` for another size, `--only file|kafka|live|hot` for a part. CPU is the whole process's, RocksDB's and librdkafka's threads included.
+//! million events in the windows. `--events N` for another size, `--only file|kafka|live|hot|read` for a part. CPU is the whole process's, RocksDB's and librdkafka's threads included.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 #![expect(clippy::cast_possible_truncation, reason = "what a bench measures lasts less than 500 years")]
@@ -91,6 +91,9 @@ fn main() {
     }
     if part("hot") {
         hot(&dir);
+    }
+    if part("read") {
+        read(&dir);
     }
     let Ok(brokers) = std::env::var("HEADWATER_TEST_BROKERS") else {
         println!("kafka and live: skipped, HEADWATER_TEST_BROKERS names no broker (see scripts/kafka)");
@@ -260,6 +263,59 @@ fn hot(dir: &Path) {
     let started = Instant::now();
     let pages = node.cache().write_back().expect("the store takes it");
     println!("  {pages} pages written back in {:.2} s", started.elapsed().as_secs_f64());
+    drop(node);
+}
+
+/// What one read costs: of a user with some thousand events, of one with none in a hundred, of all features and of one.
+fn read(dir: &Path) {
+    const EVENTS: usize = 3_000;
+    const READS: u32 = 20_000;
+    let (mut rng, zipf) = (StdRng::seed_from_u64(6), Zipf::new(USERS));
+    let mut out =
+        std::io::BufWriter::new(std::fs::File::create(dir.join("read.jsonl")).expect("the directory is ours"));
+    let step = DAYS * 86_400_000_000 / EVENTS as i64;
+    for n in 0..EVENTS {
+        let (_, line) = event(&mut rng, &zipf, START + n as i64 * step);
+        let rest = &line[line.find(',').expect("a field follows")..];
+        writeln!(out, "{{\"user_id\":1{rest}").expect("the disk has room");
+        if n % 100 == 0 {
+            writeln!(out, "{{\"user_id\":2{rest}").expect("the disk has room");
+        }
+    }
+    out.flush().expect("the disk has room");
+    drop(out);
+    define(dir, "FILE (path = 'read.jsonl', format = 'jsonl')");
+    let (plan, data) = (plan(dir), dir.join("data-read"));
+    let settings = Settings { workers: 1, sync_always: false };
+    let mut node = Node::start(Arc::clone(&plan), &data, settings, &Clock::Machine).expect("a fresh directory");
+    let kafka = KafkaSettings::default();
+    let mut replay =
+        Replay::new(&plan.sources, dir, ReplayClock::Event, &kafka, &Resume::default()).expect("the source is there");
+    while let Some(slice) = replay.next_slice(1_000).expect("the source can be read") {
+        node.feed(slice, ClockKind::Event).expect("the engine runs");
+    }
+    node.drain().expect("the engine runs");
+    let offline = Arc::new(Offline::new(Arc::clone(&plan), Arc::clone(node.store())).expect("types are right"));
+    let online = Online::new(plan, Arc::clone(node.cache()), offline, Clock::Machine).expect("right types");
+    let as_of = Some(Ask(node.cache().published().visible));
+    for (name, user) in [("3,000 events", 1), ("30 events", 2), ("none", 3)] {
+        for (what, features) in
+            [("all ten features", (0..10).collect()), ("events_7d", vec![2]), ("last_item", vec![9])]
+        {
+            let entities = vec![vec![datafusion::common::ScalarValue::Int64(Some(user))]];
+            let request = ViewRequest { view: 0, features, entities };
+            let (before, mut answer) = (cpu(), None);
+            for _ in 0..READS {
+                let stamp = StampRequest { as_of, ..StampRequest::default() };
+                answer = Some(online.lookup(std::slice::from_ref(&request), stamp).expect("it has an answer"));
+            }
+            let micros = (cpu() - before) * 1e6 / f64::from(READS);
+            let values = answer.map(|a| format!("{:?}", a.rows[0][0].values)).unwrap_or_default();
+            // A digest of the answer, so that nobody makes it faster by making it wrong.
+            let digest = xxhash_rust::xxh3::xxh3_64(values.as_bytes());
+            println!("read: {what} of a user with {name}: {micros:.2} us CPU (answer {digest:016x})");
+        }
+    }
     drop(node);
 }
 

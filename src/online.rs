@@ -227,7 +227,8 @@ impl Online {
         let ahead = as_of.0 > published.through;
         let mut views = Vec::with_capacity(requests.len());
         for request in requests {
-            let (codec, fold) = (&self.views[request.view].0, &self.plan.views[request.view].fold);
+            let ((codec, outputs), fold) = (&self.views[request.view], &self.plan.views[request.view].fold);
+            let asked = outputs.asked(&request.features);
             let mut rows = Vec::with_capacity(request.entities.len());
             for entity in &request.entities {
                 let group = codec.group(entity).map_err(compute)?;
@@ -237,8 +238,8 @@ impl Online {
                 };
                 let read = match (ahead, patient) {
                     (true, _) => Some(Read::NeedsLog),
-                    (false, true) => self.cache.try_read(request.view, &group, epoch.0, as_of.0)?,
-                    (false, false) => Some(self.cache.read(request.view, &group, epoch.0, as_of.0)?),
+                    (false, true) => self.cache.try_read(request.view, &group, epoch.0, as_of.0, &asked)?,
+                    (false, false) => Some(self.cache.read_some(request.view, &group, epoch.0, as_of.0, &asked)?),
                 };
                 rows.push(match read {
                     Some(Read::Answer(answer)) => Found::Answer(answer),
@@ -258,8 +259,9 @@ impl Online {
         let mut rows = Vec::with_capacity(views.len());
         for (request, found) in requests.iter().zip(views) {
             let groups: Vec<&[u8]> = found.iter().filter_map(Found::group).collect();
-            let mut logged = self.offline.evaluate_groups(request.view, &groups, epoch, as_of)?.into_iter();
             let outputs = &self.views[request.view].1;
+            let asked = outputs.asked(&request.features);
+            let mut logged = self.offline.evaluate_groups(request.view, &groups, epoch, as_of, &asked)?.into_iter();
             let mut answers = Vec::with_capacity(found.len());
             for (entity, found) in request.entities.iter().zip(found) {
                 let evaluation = match found {

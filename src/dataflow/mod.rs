@@ -1,7 +1,7 @@
 //! The plan as a timely dataflow: events in, updates into pages and to the committer, one graph on every worker.
 //!
 //! A view over a stream alone is two operators: rows are projected where they are read, updates move to the worker that
-//! owns their group. A view with joins goes through differential arrangements before it is projected. `worker` runs a
+//! owns their group. A view with joins keeps both sides of each join by key before it is projected. `worker` runs a
 //! graph, `graph` builds it of `input` and one `view` after the other.
 //!
 //! Invariants: all workers build the same operators in the same order; what is fed again at a restart enters at the
@@ -12,6 +12,9 @@ pub mod commit;
 mod graph;
 pub mod input;
 pub mod join;
+mod judge;
+pub mod multiset;
+pub mod overlap;
 pub mod rows;
 pub mod table;
 mod view;

@@ -1,10 +1,17 @@
-//! Tables: upserts in offset order become rows with the interval of `now()` in which each is current.
+//! Tables: upserts become rows with the interval of `now()` in which each is valid.
 //!
-//! A table without event time has one version per key, current always; one with event time keeps all versions, each
-//! current from its event time until the next. The output is a differential collection of `[from, until) ++ row`.
+//! A table without event time has one version per key, valid always: the last by partition and offset. One with event time
+//! keeps all versions, each valid from its event time until the next by (event time, partition, offset); a tombstone is a
+//! version without a row. A late version changes its predecessor's end, and nothing else.
 //!
-//! Invariants: within an epoch upserts apply in (partition, offset) order whatever the order of arrival. Neighbours:
-//! `join` indexes the output by each join's key.
+//! ```text
+//! key 1: `a` from 5        a [5, MAX)
+//! key 1: `b` from 9        a [5, MAX) leaves, a [5, 9) and b [9, MAX) come
+//! key 1: gone from 7       a [5, 9) leaves, a [5, 7) comes
+//! ```
+//!
+//! Invariants: within an epoch upserts apply in (partition, offset) order whatever the order of arrival; of equal keys
+//! there is one (−0 is 0). Neighbours: `join` finds the key that a join asks for, `overlap` joins.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,15 +19,15 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
-use differential_dataflow::{AsCollection, VecCollection};
 use rustc_hash::FxHashMap;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use super::rows::{Diff, Row, Time};
+use super::rows::{Dated, Diff, Row, Time};
 use crate::definition::{Source, SourceKind};
+use crate::plan::project::normal;
 
 /// A record of a table on its way to the worker that owns its key.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -33,20 +40,6 @@ pub struct Upsert {
     pub row: Option<Row>,
     /// Its epoch.
     pub epoch: Time,
-}
-
-/// Bytes of the interval before the row.
-pub const INTERVAL: usize = 16;
-
-/// A row with the interval in which it is current.
-pub fn with_interval(from: i64, until: i64, row: &[u8]) -> Row {
-    Row::cat(&[&from.to_le_bytes(), &until.to_le_bytes(), row])
-}
-
-/// The interval in front of a row.
-pub fn interval(bytes: &[u8]) -> (i64, i64) {
-    let at = |n: usize| i64::from_le_bytes(bytes[n..n + 8].try_into().expect("eight bytes"));
-    (at(0), at(8))
 }
 
 /// Converts a table's batches into upserts.
@@ -85,7 +78,7 @@ impl UpsertReader {
     /// A batch of another schema.
     pub fn read(&self, batch: &RecordBatch, epoch: Option<Time>) -> Result<Vec<Upsert>, arrow::error::ArrowError> {
         let columns = batch.columns();
-        let keys: Vec<_> = self.key.iter().map(|k| Arc::clone(&columns[*k])).collect();
+        let keys: Vec<_> = self.key.iter().map(|k| normal(Arc::clone(&columns[*k]))).collect();
         let (keys, rows) = (self.keys.convert_columns(&keys)?, self.rows.convert_columns(columns)?);
         let event_time = columns[self.columns[0]].as_primitive::<TimestampMicrosecondType>();
         let partition = columns[self.columns[1]].as_primitive::<Int32Type>();
@@ -106,84 +99,171 @@ impl UpsertReader {
     }
 }
 
-/// The versions of one key.
+/// The versions of one key, tombstones included, in the order of their places.
 #[derive(Default)]
-struct Versions(BTreeMap<(i64, i32, i64), Option<Row>>);
+struct Versions(Vec<((i64, i32, i64), Option<Row>)>);
 
 impl Versions {
-    /// The rows and their intervals, as they are now.
-    fn intervals(&self) -> Vec<(i64, i64, &Row)> {
-        let mut found = vec![];
-        let mut following = self.0.iter().skip(1).map(|(place, _)| place.0).chain([i64::MAX]);
-        for ((from, _, _), row) in &self.0 {
-            let until = following.next().unwrap_or(i64::MAX);
-            // Versions of one instant: only the last of them is ever current.
-            if let Some(row) = row
-                && *from < until
-            {
-                found.push((*from, until, row));
-            }
+    /// Takes an upsert; `give` gets what changes of the rows and of when they are valid.
+    fn upsert(&mut self, upsert: Upsert, timed: bool, give: &mut impl FnMut(Dated, Diff)) {
+        if !timed {
+            return self.replace(upsert, give);
         }
-        found
+        let at = self.0.partition_point(|(place, _)| *place < upsert.place);
+        if self.0.get(at).is_some_and(|(place, _)| *place == upsert.place) {
+            // The same record again: it says what is valid from here on.
+            self.give_valid(at, self.end(at), -1, give);
+            self.0[at].1 = upsert.row;
+            return self.give_valid(at, self.end(at), 1, give);
+        }
+
+        // The version before it, if any, ends here instead of where it did; no other changes.
+        let (from, next) = (upsert.place.0, self.start(at));
+        if let Some(before) = at.checked_sub(1) {
+            self.give_valid(before, next, -1, give);
+            self.give_valid(before, from, 1, give);
+        }
+        if self.0.is_empty() {
+            self.0.reserve_exact(1);
+        }
+        self.0.insert(at, (upsert.place, upsert.row));
+        self.give_valid(at, next, 1, give);
     }
 
-    fn take(&mut self, upsert: Upsert, timed: bool) {
-        if timed {
-            self.0.insert(upsert.place, upsert.row);
+    /// Without event time the last record is the row, at every instant.
+    fn replace(&mut self, upsert: Upsert, give: &mut impl FnMut(Dated, Diff)) {
+        if self.0.first().is_some_and(|(place, _)| *place > upsert.place) {
             return;
         }
-        let later = self.0.last_key_value().is_none_or(|(place, _)| *place <= upsert.place);
-        if later {
-            self.0.clear();
-            self.0.insert(upsert.place, upsert.row);
+        if !self.0.is_empty() {
+            self.give_valid(0, i64::MAX, -1, give);
+        }
+        self.0.clear();
+        self.0.reserve_exact(1);
+        self.0.push((upsert.place, upsert.row));
+        self.give_valid(0, i64::MAX, 1, give);
+    }
+
+    /// Where the n-th version starts to be valid; for ever away if there is none.
+    fn start(&self, n: usize) -> i64 {
+        self.0.get(n).map_or(i64::MAX, |((from, _, _), _)| *from)
+    }
+
+    /// Where the n-th version ends.
+    fn end(&self, n: usize) -> i64 {
+        self.start(n + 1)
+    }
+
+    /// Gives the n-th version as valid up to an instant. Of versions of one instant only the last is ever valid.
+    fn give_valid(&self, n: usize, valid_to: i64, diff: Diff, give: &mut impl FnMut(Dated, Diff)) {
+        let ((valid_from, _, _), row) = &self.0[n];
+        if let Some(row) = row
+            && *valid_from < valid_to
+        {
+            give(Dated { row: row.clone(), valid_from: *valid_from, valid_to }, diff);
         }
     }
 }
 
-/// Keeps a table: each epoch's upserts, in order, as changes of its rows.
+/// Keeps a table: each epoch's upserts, in order, as changes of its rows and of when they are valid.
 pub fn versions<'s>(
     upserts: StreamVec<'s, Time, Upsert>,
     name: &str,
     timed: bool,
-) -> VecCollection<'s, Time, Row, Diff> {
+) -> StreamVec<'s, Time, (Dated, Time, Diff)> {
     let by_key = Exchange::new(|u: &Upsert| xxhash_rust::xxh3::xxh3_64(&u.key));
-    type Out = CapacityContainerBuilder<Vec<(Row, Time, Diff)>>;
-    upserts
-        .unary_frontier::<Out, _, _, _>(by_key, &format!("table {name}"), move |cap, _info| {
-            let mut cap = Some(cap);
-            let mut pending: BTreeMap<Time, Vec<Upsert>> = BTreeMap::new();
-            let mut keys: FxHashMap<Row, Versions> = FxHashMap::default();
-            move |(input, frontier), output| {
-                input.for_each(|_message, data| {
-                    for upsert in data.drain(..) {
-                        pending.entry(upsert.epoch).or_default().push(upsert);
-                    }
-                });
-                let Some(held) = cap.as_mut() else { return };
-                let Some(&closed) = frontier.frontier().first() else {
-                    cap = None;
-                    return;
-                };
-                while let Some(first) = pending.first_entry().filter(|e| *e.key() < closed) {
-                    let (epoch, mut batch) = first.remove_entry();
-                    batch.sort_by_key(|u| (u.place.1, u.place.2));
-                    let at = held.delayed(&epoch);
-                    let mut out = output.session(&at);
-                    for upsert in batch {
-                        let versions = keys.entry(upsert.key.clone()).or_default();
-                        for (from, until, row) in versions.intervals() {
-                            out.give((with_interval(from, until, row), epoch, -1));
-                        }
-                        versions.take(upsert, timed);
-                        for (from, until, row) in versions.intervals() {
-                            out.give((with_interval(from, until, row), epoch, 1));
-                        }
-                    }
+    type Out = CapacityContainerBuilder<Vec<(Dated, Time, Diff)>>;
+    upserts.unary_frontier::<Out, _, _, _>(by_key, &format!("table {name}"), move |cap, _info| {
+        let mut cap = Some(cap);
+        let mut pending: BTreeMap<Time, Vec<Upsert>> = BTreeMap::new();
+        let mut keys: FxHashMap<Row, Versions> = FxHashMap::default();
+        move |(input, frontier), output| {
+            input.for_each(|_message, data| {
+                for upsert in data.drain(..) {
+                    pending.entry(upsert.epoch).or_default().push(upsert);
                 }
-                if closed > *held.time() {
-                    held.downgrade(&closed);
+            });
+            let Some(held) = cap.as_mut() else { return };
+            let Some(&closed) = frontier.frontier().first() else {
+                cap = None;
+                return;
+            };
+
+            // Epoch by epoch, each in the order of its records: workers may have read them in any.
+            while let Some(first) = pending.first_entry().filter(|e| *e.key() < closed) {
+                let (epoch, mut batch) = first.remove_entry();
+                batch.sort_by_key(|u| (u.place.1, u.place.2));
+                let at = held.delayed(&epoch);
+                let mut out = output.session(&at);
+                for upsert in batch {
+                    let versions = keys.entry(upsert.key.clone()).or_default();
+                    versions.upsert(upsert, timed, &mut |row, diff| out.give((row, epoch, diff)));
                 }
             }
-        })
-        .as_collection()
+            if closed > *held.time() {
+                held.downgrade(&closed);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    /// What is valid when, from the places alone.
+    fn valid(places: &BTreeMap<(i64, i32, i64), Option<Row>>) -> BTreeMap<Dated, Diff> {
+        let ends = places.keys().skip(1).map(|place| place.0).chain([i64::MAX]);
+        let row = |((place, row), valid_to): ((&(i64, i32, i64), &Option<Row>), i64)| {
+            let row = row.clone().filter(|_| place.0 < valid_to)?;
+            Some((Dated { row, valid_from: place.0, valid_to }, 1))
+        };
+        places.iter().zip(ends).filter_map(row).collect()
+    }
+
+    #[test]
+    fn a_version_is_valid_until_the_next_whatever_the_order() {
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut versions, mut places) = (Versions::default(), BTreeMap::new());
+            let mut got = BTreeMap::<Dated, Diff>::new();
+            for offset in 0..80i64 {
+                // Few instants, so that versions of one instant are common; one in four is a tombstone.
+                let place = (rng.random_range(0..20), rng.random_range(0..2), offset);
+                let row = rng.random_bool(0.75).then(|| Row::from_slice(&offset.to_le_bytes()));
+                places.insert(place, row.clone());
+                let (mut changes, upsert) = (0, Upsert { key: Row::default(), place, row, epoch: 1 });
+                versions.upsert(upsert, true, &mut |row, diff| {
+                    changes += 1;
+                    *got.entry(row).or_default() += diff;
+                });
+                got.retain(|_, diff| *diff != 0);
+                assert_eq!(got, valid(&places), "seed {seed}, after {offset}");
+                assert!(changes <= 3, "only its neighbour is touched: {changes}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_event_time_the_last_offset_counts() {
+        let mut versions = Versions::default();
+        let mut got = BTreeMap::<Dated, Diff>::new();
+        let mut check = |place: (i32, i64), row: Option<&[u8]>, want: Option<&[u8]>| {
+            let place = (i64::MIN, place.0, place.1);
+            let upsert = Upsert { key: Row::default(), place, row: row.map(Row::from_slice), epoch: 1 };
+            versions.upsert(upsert, false, &mut |row, diff| *got.entry(row).or_default() += diff);
+            got.retain(|_, diff| *diff != 0);
+            let row = |r: &[u8]| Dated { row: Row::from_slice(r), valid_from: i64::MIN, valid_to: i64::MAX };
+            assert_eq!(got, want.map(|r| (row(r), 1)).into_iter().collect(), "after {place:?}");
+        };
+        check((0, 5), Some(b"a"), Some(b"a"));
+        check((0, 4), Some(b"b"), Some(b"a"));
+        check((0, 6), Some(b"c"), Some(b"c"));
+        check((0, 7), None, None);
+        check((0, 8), Some(b"d"), Some(b"d"));
+        check((0, 9), Some(b"d"), Some(b"d"));
+    }
 }

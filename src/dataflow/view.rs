@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::DataFusionError;
-use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate_updates;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -26,11 +25,12 @@ use super::Shared;
 use super::commit::ToCommitter;
 use super::graph::watched;
 use super::input::Event;
-use super::join::{self, PREFIX, Prefix, Rows};
-use super::rows::{Row, Time};
+use super::join::{self, Point, Rows};
+use super::rows::{Dated, Diff, Row, Time};
 use super::table::{self, UpsertReader};
 use crate::event::EventBatch;
 use crate::fold::entry::Updates;
+use crate::fold::entry::{CLOSING, Updates};
 use crate::plan::project::{Changes, Projector};
 use crate::source::Rejected;
 use crate::telemetry::lag::{Recorder, Side};
@@ -103,37 +103,34 @@ pub(super) fn joined<'s>(
         let source = shared.plan.source_index(&join.table.name).ok_or("a table is not planned")?;
         if let Entry::Vacant(slot) = tables.entry(source) {
             let rows = table_rows(events.clone(), source, shared)?;
-            let name = format!("table {}", join.table.name);
-            slot.insert(watched(rows.inner, &name, Side::Output, recorder).as_collection());
+            slot.insert(watched(rows, &format!("table {}", join.table.name), Side::Output, recorder));
         }
         sides.push(tables[&source].clone());
     }
     let stream = shared.plan.source_index(&plan.stream.name).ok_or("its stream is not planned")?;
     let codec = join::stream_codec(plan).map_err(|e| e.to_string())?;
     let (resumed, encoding, failing) = (shared.resumed, Arc::clone(plan), Arc::clone(shared));
-    let rows = events
-        .flat_map(move |event| {
-            if event.source != stream {
-                return vec![];
+    let rows = events.flat_map(move |event| {
+        if event.source != stream {
+            return vec![];
+        }
+        match join::encode_stream(&encoding, &codec, &event.batch) {
+            Ok(rows) => with_times(rows, &event, resumed),
+            Err(e) => {
+                failing.fail(&format!("view `{}`", encoding.name), e);
+                vec![]
             }
-            match join::encode_stream(&encoding, &codec, &event.batch) {
-                Ok(rows) => with_times(rows, &event, resumed),
-                Err(e) => {
-                    failing.fail(&format!("view `{}`", encoding.name), e);
-                    vec![]
-                }
-            }
-        })
-        .as_collection();
-    let rows = join::joined(plan, rows, sides).map_err(|e| e.to_string())?;
-    let rows = watched(rows.inner, &format!("project {}", plan.name), Side::Input, recorder).as_collection();
+        }
+    });
+    let rows = join::joined(plan, rows, sides, shared).map_err(|e| e.to_string())?;
+    let rows = watched(rows, &format!("project {}", plan.name), Side::Input, recorder);
     project_joined(rows, view, shared, peers)
 }
 
-fn with_times(rows: Vec<Row>, event: &Event, resumed: Time) -> Vec<(Row, Time, i64)> {
+fn with_times(rows: Vec<(usize, Dated)>, event: &Event, resumed: Time) -> Vec<(Dated, Time, Diff)> {
     let events = EventBatch::new(event.batch.clone()).expect("what was encoded is a batch of events");
     let time = |n: usize| if event.again { resumed } else { events.epochs()[n].cast_unsigned() };
-    rows.into_iter().enumerate().map(|(n, row)| (row, time(n), 1)).collect()
+    rows.into_iter().map(|(n, row)| (row, time(n), 1)).collect()
 }
 
 /// A table's rows and the intervals in which they are current.
@@ -163,15 +160,19 @@ fn project_joined<'s>(
     let planned = &shared.plan.views[view];
     let projector = Projector::new(view, planned).map_err(|e| e.to_string())?;
     let codec = join::Codec::new(Arc::clone(&planned.plan.row)).map_err(|e| e.to_string())?;
-    let shared = Arc::clone(shared);
-    let name = format!("project {}", planned.plan.name);
+    let (shared, plan) = (Arc::clone(shared), Arc::clone(&planned.plan));
+    let name = format!("project {}", plan.name);
+    let updates = rows.flat_map(move |change| {
+        let end = join::end_of(&plan, &change.0.row);
+        Point::updates(change, end)
+    });
     // Equal rows meet, so that what a change takes and gives back is netted before it is logged.
-    let by_row = Exchange::new(|(row, _, _): &(Row, Time, i64)| xxh3_64(row));
+    let by_row = Exchange::new(|(row, _, _): &(Row, Time, Diff)| xxh3_64(row));
     type Out = CapacityContainerBuilder<Vec<Updates>>;
     let counted = shared.metrics.operators().rows(&name);
-    Ok(rows.inner.unary_frontier::<Out, _, _, _>(by_row, &name, move |cap, _info| {
+    Ok(updates.unary_frontier::<Out, _, _, _>(by_row, &name, move |cap, _info| {
         let mut cap = Some(cap);
-        let mut pending: Vec<(Row, Time, i64)> = vec![];
+        let mut pending: Vec<(Row, Time, Diff)> = vec![];
         move |(input, frontier), output| {
             input.for_each(|_cap, data| pending.extend(data.drain(..).filter(|(_, t, _)| *t > shared.resumed)));
             let Some(held) = cap.as_mut() else { return };
@@ -211,23 +212,25 @@ type ProjectedRows = (Vec<Updates>, Vec<Rejected>);
 fn project_rows(
     projector: &Projector,
     codec: &join::Codec,
-    rows: &[(Row, Time, i64)],
+    rows: &[(Row, Time, Diff)],
     workers: usize,
 ) -> Result<ProjectedRows, DataFusionError> {
-    let batch = codec.decode(rows.iter().map(|(r, _, _)| &r[PREFIX..]))?;
-    let prefixes: Vec<Prefix> = rows.iter().map(|(r, _, _)| Prefix::decode(r)).collect();
-    let counts_from: Vec<i64> = prefixes.iter().map(|p| p.counts_from).collect();
-    let flags: Vec<u8> = prefixes.iter().map(|p| p.flags).collect();
-    let diffs: Vec<i32> = rows.iter().map(|(_, _, d)| i32::try_from(*d).unwrap_or(i32::MAX)).collect();
+    let batch = codec.decode(rows.iter().map(|(r, _, _)| &r[Point::BYTES..]))?;
+    let points: Vec<Point> = rows.iter().map(|(r, _, _)| Point::decode(r)).collect();
+    let counts_from: Vec<i64> = points.iter().map(|p| p.counts_from).collect();
+    let flags: Vec<u8> = points.iter().map(|p| p.flags).collect();
+    let too_often = |_| DataFusionError::Execution("a joined row is there more than 2^31 times".into());
+    let diffs = rows.iter().map(|(_, _, d)| i32::try_from(*d).map_err(too_often)).collect::<Result<Vec<i32>, _>>()?;
     let epochs: Vec<i64> = rows.iter().map(|(_, t, _)| t.cast_signed()).collect();
     let changes = Changes { counts_from: &counts_from, flags: &flags, diffs: &diffs };
     let projected = projector.project(&batch, &epochs, Some(&changes), workers)?;
-    // A row that is taken back was refused when it came.
-    let refused = projected.refused.iter().filter(|(n, _)| diffs[*n] > 0).map(|(n, reason)| Rejected {
+    // A row that is taken back, or ends, was refused when it came.
+    let came = |n: usize| diffs[n] > 0 && flags[n] & CLOSING == 0;
+    let refused = projected.refused.iter().filter(|(n, _)| came(*n)).map(|(n, reason)| Rejected {
         source: projector.plan().stream.name.clone(),
         view: Some(projector.plan().name.clone()),
-        partition: prefixes[*n].partition,
-        offset: prefixes[*n].offset,
+        partition: points[*n].place.partition,
+        offset: points[*n].place.offset,
         reason: format!("expression: {reason}"),
         epoch: rows[*n].1,
         key: None,

@@ -112,6 +112,18 @@ pub struct Edge {
     pub value: Held,
 }
 
+impl Edge {
+    /// Its order against a row that was not chosen.
+    fn compare(&self, entry: &Entry<'_>, aggregate: &Aggregate, shape: &Shape) -> Ordering {
+        let order = aggregate.order.map(|o| entry.bytes(shape.slots[o].0));
+        let by_order = (*self.order).cmp(order.as_ref().map_or(&[][..], |o| o.as_slice()));
+        let by_place = by_order.then_with(|| (self.event_time, self.partition, self.offset).cmp(&entry.place()));
+        by_place.then_with(|| {
+            aggregate.value.map_or(Ordering::Equal, |value| self.value.compare(entry, value, shape, false))
+        })
+    }
+}
+
 /// What an aggregate has seen of a run of rows.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "one per family of functions; the fields are what the names say")]
@@ -202,8 +214,27 @@ impl Acc {
                     *best = Some(Held::of(entry, value, shape, true));
                 }
             }
-            Acc::Edge(best) => see_edge(best, entry, value, aggregate, shape),
+            Acc::Edge(best) => {
+                let want = if aggregate.function == Function::Last { Ordering::Less } else { Ordering::Greater };
+                if best.as_ref().is_none_or(|best| best.compare(entry, aggregate, shape) == want) {
+                    *best = Some(Box::new(edge_of(entry, aggregate, shape)));
+                }
+            }
             Acc::Bools { trues, falses } => *(if entry.word(slot) == 1 { trues } else { falses }) += times,
+        }
+    }
+
+    /// Can a row be taken back from it?
+    pub fn is_subtractable(&self) -> bool {
+        !matches!(self, Acc::Distinct(_) | Acc::Extreme(_) | Acc::Edge(_))
+    }
+
+    /// Keeps the later of two rows for `last_value`, else the earlier.
+    pub fn better_edge(best: &mut Option<Box<Edge>>, found: Option<Edge>, function: Function) {
+        let Some(found) = found else { return };
+        let last = function == Function::Last;
+        if best.as_ref().is_none_or(|best| if last { found > **best } else { found < **best }) {
+            *best = Some(Box::new(found));
         }
     }
 
@@ -313,25 +344,35 @@ fn integer_result(sum: Option<i128>, result: &DataType) -> ScalarValue {
     value
 }
 
-fn see_edge(best: &mut Option<Box<Edge>>, entry: &Entry<'_>, value: usize, aggregate: &Aggregate, shape: &Shape) {
-    let last = aggregate.function == Function::Last;
+/// May `first_value` or `last_value` choose the row?
+pub(super) fn is_choice(entry: &Entry<'_>, aggregate: &Aggregate, plan: &FoldPlan) -> bool {
+    let passes = aggregate.filter.is_none_or(|f| entry.bit(plan.values.len() + f));
+    passes && !(aggregate.ignore_nulls && aggregate.value.is_some_and(|value| entry.is_null(value)))
+}
+
+/// A row as `first_value` or `last_value` keeps it.
+pub(super) fn edge_of(entry: &Entry<'_>, aggregate: &Aggregate, shape: &Shape) -> Edge {
     let order = aggregate.order.map(|o| entry.bytes(shape.slots[o].0));
-    let order = order.as_ref().map_or(&[][..], |o| o.as_slice());
-    if let Some(b) = best {
-        let place = (entry.event_time(), entry.partition(), entry.offset());
-        let held = (*b.order).cmp(order).then((b.event_time, b.partition, b.offset).cmp(&place));
-        let held = held.then_with(|| b.value.compare(entry, value, shape, false));
-        if held != (if last { Ordering::Less } else { Ordering::Greater }) {
-            return;
-        }
+    let (event_time, partition, offset) = entry.place();
+    Edge {
+        order: order.as_ref().map_or(&[][..], |o| o.as_slice()).into(),
+        event_time,
+        partition,
+        offset,
+        value: aggregate.value.map_or(Held::Null, |value| Held::of(entry, value, shape, false)),
     }
-    *best = Some(Box::new(Edge {
-        order: order.into(),
-        event_time: entry.event_time(),
-        partition: entry.partition(),
-        offset: entry.offset(),
-        value: Held::of(entry, value, shape, false),
-    }));
+}
+
+/// The order of two rows as their [`Edge`]s have it.
+pub(super) fn in_order(a: &Entry<'_>, b: &Entry<'_>, aggregate: &Aggregate, shape: &Shape) -> Ordering {
+    let by_order = aggregate.order.map_or(Ordering::Equal, |o| {
+        let slot = shape.slots[o].0;
+        a.bytes(slot).as_slice().cmp(b.bytes(slot).as_slice())
+    });
+    by_order.then_with(|| a.place().cmp(&b.place())).then_with(|| match aggregate.value {
+        Some(value) => Held::of(a, value, shape, false).compare(b, value, shape, false),
+        None => Ordering::Equal,
+    })
 }
 
 /// The state of an aggregate whose window has no lower bound.
@@ -373,11 +414,7 @@ impl Total {
                 values.add(Held::of(entry, value, shape, true), times);
             }
             Total::Edges(edges) if !(null && aggregate.ignore_nulls) => {
-                let mut edge = None;
-                see_edge(&mut edge, entry, value, aggregate, shape);
-                if let Some(edge) = edge {
-                    edges.add(*edge, times);
-                }
+                edges.add(edge_of(entry, aggregate, shape), times);
             }
             Total::Distinct(_) | Total::Values(_) | Total::Edges(_) | Total::Acc(_) => {}
         }

@@ -1,16 +1,23 @@
 //! A run of entries in order, with what aggregates over windows make of all of them.
 //!
+//! Long values lie in a heap beside the entries. A row that leaves leaves its bytes behind; when they are half of the heap
+//! it is written anew, so that rows which a table's changes move away and back do not add up.
+//!
 //! Invariants: entries are sorted by [`Entry::compare`] and distinct by it; a partial, where there is one, is over exactly
-//! the entries of the chunk. Neighbours: `group` keeps the chunks of a group in order and decides when one is full.
+//! the entries of the chunk; no more than half of the heap is dead. Neighbours: `group` keeps the chunks of a group in
+//! order and decides when one is full.
 
 use std::cmp::Ordering;
 
-use super::aggregate::Acc;
+use super::aggregate::{Acc, Edge, edge_of, in_order, is_choice};
 use super::entry::{Entry, PLACE, Shape, place};
-use crate::fold::plan::FoldPlan;
+use super::group::Fold;
+use super::plan::{Aggregate, Function};
 
 /// Entries of a full chunk; it splits at twice that.
 pub const CHUNK: usize = 256;
+/// Bytes of long values at which a chunk of several entries is full, too: offsets into the heap have 32 bits.
+const HEAP: usize = 1 << 28;
 
 /// A run of entries.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +28,10 @@ pub struct Chunk {
     pub dirty: bool,
     /// The entries, end to end.
     pub words: Vec<u64>,
-    /// Their long values (and those of entries since removed).
+    /// Their long values, and those of entries that have left.
     pub heap: Vec<u8>,
+    /// Bytes of the heap that no entry refers to.
+    pub dead: usize,
     /// One accumulator per aggregate that has partials, over all entries.
     pub partial: Option<Box<[Acc]>>,
 }
@@ -58,38 +67,82 @@ impl Chunk {
         low
     }
 
+    /// Is it so large that what follows belongs into another?
+    pub fn is_full(&self, shape: &Shape) -> bool {
+        self.len(shape) >= CHUNK || self.heap.len() >= HEAP
+    }
+
+    /// Is it so large that it must be cut?
+    pub fn is_too_full(&self, shape: &Shape) -> bool {
+        self.len(shape) >= 2 * CHUNK || self.heap.len() >= 2 * HEAP && self.len(shape) > 1
+    }
+
     /// Changes how often a row is there, and says how often it was and is. A row that is there no more leaves.
-    pub fn change(&mut self, entry: &Entry<'_>, times: i32, shape: &Shape) -> (i32, i32) {
+    ///
+    /// # Panics
+    /// If one row is there more than 2^31 times: an entry cannot count so far.
+    pub fn change(&mut self, entry: &Entry<'_>, times: i32, fold: &Fold) -> (i32, i32) {
+        let shape = &fold.shape;
         self.dirty = true;
-        self.partial = None;
         let after = self.last(shape).is_none_or(|last| last.compare(entry, shape) == Ordering::Less);
         let at = if after {
             self.len(shape)
         } else {
             self.partition_point(shape, |e| e.compare(entry, shape) == Ordering::Less)
         };
+        let there = (!after).then(|| self.entry(at, shape)).filter(|e| e.compare(entry, shape) == Ordering::Equal);
+        let found = there.map(|e| (e.multiplicity(), e.heap_bytes(shape)));
+        let was = found.map_or(0, |(times, _)| times);
+        let now = was.checked_add(times).expect("a row is there fewer than 2^31 times");
+        self.keep_partial(entry, times, (was, now), fold);
+
         let word = at * shape.stride;
-        if !after && self.entry(at, shape).compare(entry, shape) == Ordering::Equal {
-            let there = self.entry(at, shape);
-            let was = there.multiplicity();
-            let now = was.wrapping_add(times);
-            let partition = there.partition();
-            if now == 0 {
+        match (found, now) {
+            (Some((_, long)), 0) => {
                 self.words.drain(word..word + shape.stride);
-            } else {
-                self.words[word + PLACE] = place(partition, now);
+                self.dead += long;
+                self.compact(shape);
             }
-            return (was, now);
+            (Some(_), _) => self.words[word + PLACE] = place(entry.partition(), now),
+            (None, _) => {
+                let mut copy = entry.words[..shape.stride].to_vec();
+                copy[PLACE] = place(entry.partition(), times);
+                entry.move_bytes(shape, &mut copy, &mut self.heap);
+                if after {
+                    self.words.extend_from_slice(&copy);
+                } else {
+                    self.words.splice(word..word, copy);
+                }
+            }
         }
-        let mut copy = entry.words[..shape.stride].to_vec();
-        copy[PLACE] = place(entry.partition(), times);
-        entry.move_bytes(shape, &mut copy, &mut self.heap);
-        if after {
-            self.words.extend_from_slice(&copy);
-        } else {
-            self.words.splice(word..word, copy);
+        (was, now)
+    }
+
+    /// Lets the partial see a change where it can; else there is none until it is asked for.
+    fn keep_partial(&mut self, entry: &Entry<'_>, times: i32, (was, now): (i32, i32), fold: &Fold) {
+        let Some(partial) = &mut self.partial else { return };
+        let (came, left) = (was <= 0 && now > 0, was > 0 && now <= 0);
+        for (acc, &a) in partial.iter_mut().zip(&fold.partials) {
+            let aggregate = &fold.plan.aggregates[a];
+            if acc.is_subtractable() {
+                acc.see(entry, times.into(), aggregate, &fold.plan, &fold.shape);
+            } else if left {
+                self.partial = None;
+                return;
+            } else if came {
+                acc.see(entry, 1, aggregate, &fold.plan, &fold.shape);
+            }
         }
-        (0, times)
+    }
+
+    /// Writes the heap anew if half of it is dead.
+    fn compact(&mut self, shape: &Shape) {
+        assert!(self.dead <= self.heap.len(), "no more is dead than there is");
+        if self.dead > 0 && 2 * self.dead >= self.heap.len() {
+            let partial = self.partial.take();
+            self.keep(0, self.len(shape), shape);
+            self.partial = partial;
+        }
     }
 
     /// Takes the entries from `at` on into a chunk of their own.
@@ -113,24 +166,56 @@ impl Chunk {
     }
 
     /// Lets accumulators see the entries `from..to`.
-    pub fn scan(&self, from: usize, to: usize, accs: &mut [(usize, Acc)], plan: &FoldPlan, shape: &Shape) {
-        for n in from..to {
-            let entry = self.entry(n, shape);
-            let times = i64::from(entry.multiplicity());
-            for (aggregate, acc) in accs.iter_mut() {
-                let subtractable = !matches!(acc, Acc::Distinct(_) | Acc::Extreme(_) | Acc::Edge(_));
+    pub fn scan(&self, from: usize, to: usize, accs: &mut [(usize, Acc)], fold: &Fold) {
+        for (a, acc) in accs.iter_mut() {
+            let aggregate = &fold.plan.aggregates[*a];
+            if let Acc::Edge(best) = acc {
+                let found = self.edge(from, to, aggregate, fold);
+                Acc::better_edge(best, found, aggregate.function);
+                continue;
+            }
+            let subtractable = acc.is_subtractable();
+            for n in from..to {
+                let entry = self.entry(n, &fold.shape);
+                let times = i64::from(entry.multiplicity());
                 if times > 0 || subtractable {
-                    acc.see(&entry, times, &plan.aggregates[*aggregate], plan, shape);
+                    acc.see(&entry, times, aggregate, &fold.plan, &fold.shape);
                 }
             }
         }
     }
 
+    /// What `first_value` or `last_value` chooses among the entries `from..to`.
+    ///
+    /// Without an order of its own that is the first or last row that counts, so rows are asked from that end on.
+    pub fn edge(&self, from: usize, to: usize, aggregate: &Aggregate, fold: &Fold) -> Option<Edge> {
+        let (shape, last) = (&fold.shape, aggregate.function == Function::Last);
+        let mut best: Option<Entry<'_>> = None;
+        for n in 0..to.saturating_sub(from) {
+            let entry = self.entry(if last { to - 1 - n } else { from + n }, shape);
+            // Rows of one place differ in what they were joined with: the value decides.
+            if let (Some(best), None) = (&best, aggregate.order)
+                && best.place() != entry.place()
+            {
+                break;
+            }
+            if entry.multiplicity() <= 0 || !is_choice(&entry, aggregate, &fold.plan) {
+                continue;
+            }
+            let better = if last { Ordering::Greater } else { Ordering::Less };
+            if best.as_ref().is_none_or(|best| in_order(&entry, best, aggregate, shape) == better) {
+                best = Some(entry);
+            }
+        }
+        best.map(|entry| edge_of(&entry, aggregate, shape))
+    }
+
     /// Computes the partial if there is none.
-    pub fn summarise(&mut self, aggregates: &[usize], plan: &FoldPlan, shape: &Shape) {
+    pub fn summarise(&mut self, fold: &Fold) {
         if self.partial.is_none() {
-            let mut accs: Vec<_> = aggregates.iter().map(|&a| (a, Acc::empty(plan, &plan.aggregates[a]))).collect();
-            self.scan(0, self.len(shape), &mut accs, plan, shape);
+            let empty = |a: usize| (a, Acc::empty(&fold.plan, &fold.plan.aggregates[a]));
+            let mut accs: Vec<_> = fold.partials.iter().copied().map(empty).collect();
+            self.scan(0, self.len(&fold.shape), &mut accs, fold);
             self.partial = Some(accs.into_iter().map(|(_, acc)| acc).collect());
         }
     }

@@ -100,6 +100,18 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// Bytes of the n-th value, if it is kept as bytes; else 0.
+    pub fn bytes(&self, n: usize) -> usize {
+        match self {
+            _ if self.is_null(n) => 0,
+            Encoder::Text(a) => a.value(n).len(),
+            Encoder::Binary(a) => a.value(n).len(),
+            Encoder::Rows(rows, _) => rows.row(n).as_ref().len(),
+            Encoder::Bool(_) | Encoder::Int32(_) | Encoder::Int64(_) | Encoder::Time(_) => 0,
+            Encoder::Date(_) | Encoder::Float(_) | Encoder::Decimal(_) => 0,
+        }
+    }
+
     /// Appends the n-th value's words; nulls are zeros.
     pub fn append(&self, n: usize, words: &mut Vec<u64>, heap: &mut Vec<u8>) {
         if self.is_null(n) {

@@ -24,7 +24,7 @@ pub const BITS: usize = 3;
 /// First word of the values.
 pub const VALUES: usize = 4;
 
-/// Longest value kept, in bytes.
+/// Longest value kept, in bytes: 16 MiB less one. A row with a longer one is refused.
 pub const BYTES_MAX: usize = (1 << 24) - 1;
 
 /// Where each value of an entry lies.
@@ -62,10 +62,10 @@ pub fn pack_bytes(bytes: &[u8], heap: &mut Vec<u8>) -> u64 {
         word[7] = u8::try_from(bytes.len()).expect("at most 7");
         return u64::from_le_bytes(word);
     }
+    assert!(bytes.len() <= BYTES_MAX, "a row with a longer value is refused before it comes here");
     let at = u32::try_from(heap.len()).expect("a heap stays below 4 GiB: batches and chunks are bounded");
-    let len = bytes.len().min(BYTES_MAX);
-    heap.extend_from_slice(&bytes[..len]);
-    (0xFF << 56) | ((len as u64) << 32) | u64::from(at)
+    heap.extend_from_slice(bytes);
+    (0xFF << 56) | ((bytes.len() as u64) << 32) | u64::from(at)
 }
 
 /// Bytes behind a word.
@@ -121,6 +121,11 @@ impl<'a> Entry<'a> {
         ((self.words[PLACE] >> 32) as u32).cast_signed()
     }
 
+    /// Event time, partition, offset: where its event stands.
+    pub fn place(&self) -> (i64, i32, i64) {
+        (self.event_time(), self.partition(), self.offset())
+    }
+
     /// How often the row is there, or a change of that.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half of the word")]
     pub fn multiplicity(&self) -> i32 {
@@ -154,8 +159,7 @@ impl<'a> Entry<'a> {
 
     /// The total order of entries: event time, partition, offset, then the values. 0 only for the same identity.
     pub fn compare(&self, other: &Entry<'_>, shape: &Shape) -> Ordering {
-        let place = |e: &Entry<'_>| (e.event_time(), e.partition(), e.offset());
-        place(self).cmp(&place(other)).then_with(|| self.compare_values(other, shape))
+        self.place().cmp(&other.place()).then_with(|| self.compare_values(other, shape))
     }
 
     fn compare_values(&self, other: &Entry<'_>, shape: &Shape) -> Ordering {
@@ -171,6 +175,12 @@ impl<'a> Entry<'a> {
             };
         }
         order
+    }
+
+    /// Bytes of its long values in the heap.
+    pub fn heap_bytes(&self, shape: &Shape) -> usize {
+        let long = |(slot, kind): &&(usize, ValueType)| *kind == ValueType::Bytes && self.words[*slot] >> 56 == 0xFF;
+        shape.slots.iter().filter(long).map(|(slot, _)| self.bytes(*slot).as_slice().len()).sum()
     }
 
     /// Appends the entry to a buffer of words, its long values to the heap beside it.

@@ -1,4 +1,4 @@
-//! A group's state: entries of its bounded windows, totals of the others, and the answer at an instant.
+//! A group's state: entries of its bounded windows, and totals of the others.
 //!
 //! An update is *due* at the later of its event time and the instant from which it counts. Due updates are absorbed:
 //! into the entries if some window has a lower bound, and into the totals of aggregates that have none. Others wait.
@@ -6,22 +6,23 @@
 //! runs of [`BLOCK`] chunks have a partial of their own, so that a window over a million rows reads some hundreds of
 //! values. Distinct values cannot be combined so cheaply: large groups keep, per value, when it was last there.
 //!
-//! Invariants: an answer at `t` is possible for `floor() <= t` and does not change the group; absorbing is commutative.
-//! Neighbours: `state::page` adds commits to it, `offline::point_in_time` moves it along a group's labels.
-
-use arrow::datatypes::DataType;
-use datafusion::common::ScalarValue;
+//! Invariants: an answer at `t` is possible for `floor() <= t`; absorbing is commutative. Neighbours: `evaluate` answers,
+//! `state::page` adds commits, `offline::point_in_time` moves a group along its labels.
 
 use super::aggregate::{Acc, Total};
 use super::chunk::{CHUNK, Chunk};
-use super::entry::{Entry, Shape, Update};
+use super::entry::{Entry, PLACE, Shape, Update, place};
 use super::latest::{Counted, Latest};
 use crate::fold::plan::{Aggregate, FoldPlan, Function, Window};
 
 /// Chunks with one partial over all of them.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 /// A group with more chunks is too large to be scanned for distinct values at every read.
 const SCANNED: usize = 2;
+/// A chunk of fewer entries is scanned as fast as its partial is found.
+const SMALL: usize = 64;
+/// Updates that wait are put in order when so many have come, and again when there are twice as many.
+const UNSETTLED: usize = 64;
 
 /// A fold plan with what follows from it: shared by all groups of a view.
 #[derive(Clone, Debug)]
@@ -37,11 +38,11 @@ pub struct Fold {
     /// Age at which entries are wanted no more.
     pub horizon: Option<i64>,
     /// Aggregates with partials of each distinct window: (window, [(index among `partials`, aggregate)]).
-    windows: Vec<(Window, Vec<(usize, usize)>)>,
+    pub(super) windows: Vec<(Window, Vec<(usize, usize)>)>,
     /// What large groups keep the last times of.
     counted: Vec<Counted>,
     /// Distinct values of windows that end now: (aggregate, index among `counted`, age at which a row leaves).
-    distinct: Vec<(usize, usize, i64)>,
+    pub(super) distinct: Vec<(usize, usize, i64)>,
 }
 
 impl Fold {
@@ -77,48 +78,6 @@ impl Fold {
     }
 }
 
-/// What a group answers at an instant.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// Is there a row?
-    pub status: Status,
-    /// The greatest event time among the group's insertions so far; `None` without one.
-    pub event_time: Option<i64>,
-    /// One value per aggregate.
-    pub values: Vec<ScalarValue>,
-}
-
-/// Whether an entity has a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// `WHERE` admits a row.
-    Present,
-    /// It did at an earlier instant.
-    Expired,
-    /// It never did.
-    Absent,
-}
-
-impl Status {
-    /// As the protocols say it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Present => "present",
-            Status::Expired => "expired",
-            Status::Absent => "absent",
-        }
-    }
-}
-
-impl Evaluation {
-    /// The query over no rows.
-    pub fn of_nothing(fold: &Fold) -> Evaluation {
-        let plan = &fold.plan;
-        let values = plan.aggregates.iter().map(|a| Acc::empty(plan, a).finish(a, plan)).collect();
-        Evaluation { status: Status::Absent, event_time: None, values }
-    }
-}
-
 /// An update that is not due yet.
 #[derive(Clone, Debug)]
 pub struct Waiting {
@@ -132,15 +91,24 @@ pub struct Waiting {
     pub heap: Box<[u8]>,
 }
 
+impl Waiting {
+    /// The entry.
+    pub fn entry(&self) -> Entry<'_> {
+        Entry { words: &self.words, heap: &self.heap }
+    }
+}
+
 /// A group's state.
 #[derive(Clone, Debug)]
 pub struct Group {
     pub(super) chunks: Vec<Chunk>,
-    blocks: Vec<Option<Box<[Acc]>>>,
+    pub(super) blocks: Vec<Option<Box<[Acc]>>>,
     /// One per [`Fold::counted`] if the group is large, else none.
-    latest: Vec<Latest>,
+    pub(super) latest: Vec<Latest>,
     pub(super) totals: Box<[Total]>,
     pub(super) waiting: Vec<Waiting>,
+    /// At how many updates that wait they are settled next.
+    settle_at: usize,
     pub(super) header: Header,
     /// Some partial may be missing.
     stale: bool,
@@ -176,7 +144,8 @@ impl Group {
     }
 
     pub(super) fn from_parts(chunks: Vec<Chunk>, totals: Box<[Total]>, waiting: Vec<Waiting>, header: Header) -> Group {
-        Group { chunks, blocks: vec![], latest: vec![], totals, waiting, header, stale: true }
+        let settle_at = UNSETTLED.max(2 * waiting.len());
+        Group { chunks, blocks: vec![], latest: vec![], totals, waiting, settle_at, header, stale: true }
     }
 
     /// The earliest instant it can answer for.
@@ -194,6 +163,11 @@ impl Group {
         let (mut words, mut heap) = (vec![], vec![]);
         update.entry.append_to(&fold.shape, &mut words, &mut heap);
         self.waiting.push(Waiting { due, closing: update.closing, words: words.into(), heap: heap.into() });
+        // A table that changes again and again takes back what it has announced.
+        if self.waiting.len() >= self.settle_at {
+            settle(&mut self.waiting, fold);
+            self.settle_at = UNSETTLED.max(2 * self.waiting.len());
+        }
     }
 
     /// Absorbs what is due at `now`. Afterwards no answer can be about an instant before the last of it.
@@ -203,7 +177,7 @@ impl Group {
             self.waiting = rest;
             let due: Vec<Waiting> = due;
             for w in due {
-                self.absorb(&Entry { words: &w.words, heap: &w.heap }, w.due, w.closing, fold);
+                self.absorb(&w.entry(), w.due, w.closing, fold);
             }
         }
         self.refresh(fold);
@@ -217,8 +191,11 @@ impl Group {
         if diff > 0 {
             header.newest = header.newest.max(event_time);
         }
+        // A row was admitted at some instant if it comes before it is too old, and stays until it is old enough: a closing
+        // before that takes back what was counted when it came, a later one does not.
         let age = due.saturating_sub(fold.plan.tile(event_time));
-        if !closing && fold.plan.admit.until.is_none_or(|until| age < until) {
+        let admit = fold.plan.admit;
+        if if closing { age <= admit.from } else { admit.until.is_none_or(|until| age < until) } {
             header.ever += i64::from(diff);
         }
         for (total, &a) in self.totals.iter_mut().zip(&fold.unbounded) {
@@ -237,9 +214,9 @@ impl Group {
         let after_all =
             self.chunks.last().and_then(|c| c.last(shape)).is_none_or(|last| last.compare(entry, shape).is_lt());
         if after_all {
-            if self.chunks.last().is_none_or(|c| c.len(shape) >= CHUNK) {
+            if self.chunks.last().is_none_or(|c| c.is_full(shape)) {
                 if let Some(full) = self.chunks.last_mut() {
-                    full.summarise(&fold.partials, &fold.plan, shape);
+                    full.summarise(fold);
                     full.words.shrink_to_fit();
                     full.heap.shrink_to_fit();
                 }
@@ -247,7 +224,7 @@ impl Group {
                 self.stale = true;
             }
             if let Some(last) = self.chunks.last_mut() {
-                let change = last.change(entry, diff, shape);
+                let change = last.change(entry, diff, fold);
                 self.note(entry, change, fold);
             }
             return;
@@ -258,19 +235,16 @@ impl Group {
         let at = after.saturating_sub(1);
         self.forget_block(at);
         self.stale = true;
-        let change = self.chunks[at].change(entry, diff, shape);
+        let change = self.chunks[at].change(entry, diff, fold);
         self.note(entry, change, fold);
-        match self.chunks[at].len(shape) {
-            0 => {
-                self.chunks.remove(at);
-                self.blocks.truncate(at / BLOCK);
-            }
-            n if n >= 2 * CHUNK => {
-                let tail = self.chunks[at].split_off(n / 2, shape);
-                self.push_chunk(at + 1, tail);
-                self.blocks.truncate(at / BLOCK);
-            }
-            _ => {}
+        let n = self.chunks[at].len(shape);
+        if n == 0 {
+            self.chunks.remove(at);
+            self.blocks.truncate(at / BLOCK);
+        } else if self.chunks[at].is_too_full(shape) {
+            let tail = self.chunks[at].split_off(n / 2, shape);
+            self.push_chunk(at + 1, tail);
+            self.blocks.truncate(at / BLOCK);
         }
     }
 
@@ -310,7 +284,7 @@ impl Group {
         let blocks = full / BLOCK;
         self.blocks.resize(blocks, None);
         for chunk in &mut self.chunks[..full] {
-            chunk.summarise(&fold.partials, &fold.plan, &fold.shape);
+            chunk.summarise(fold);
         }
         for (n, block) in self.blocks.iter_mut().enumerate().filter(|(_, b)| b.is_none()) {
             let mut accs: Box<[Acc]> =
@@ -319,6 +293,19 @@ impl Group {
                 merge_all(&mut accs, chunk.partial.as_deref().unwrap_or_default(), fold);
             }
             *block = Some(accs);
+        }
+    }
+
+    /// Works out what makes the next reads fast, of a group that is read: also what is in its last chunk.
+    pub fn prepare(&mut self, fold: &Fold) {
+        if fold.partials.is_empty() {
+            return;
+        }
+        // The full chunks of larger groups have been seen to by `advance`.
+        let full = self.chunks.len().saturating_sub(1);
+        let unseen = if full < 2 { 0 } else { full };
+        for chunk in self.chunks[unseen..].iter_mut().filter(|c| c.len(&fold.shape) >= SMALL) {
+            chunk.summarise(fold);
         }
     }
 
@@ -357,132 +344,6 @@ impl Group {
         some
     }
 
-    /// The answer at `now`, over all updates taken. `advance(now)` comes first.
-    pub fn evaluate(&self, now: i64, fold: &Fold) -> Evaluation {
-        debug_assert!(self.floor() <= now, "what this answer needs is gone or not yet known");
-        let plan = &fold.plan;
-        let mut values: Vec<ScalarValue> = plan.aggregates.iter().map(|a| null_of(&a.result)).collect();
-        for (total, &a) in self.totals.iter().zip(&fold.unbounded) {
-            values[a] = total.finish(&plan.aggregates[a], plan);
-        }
-        for (window, members) in &fold.windows {
-            let mut accs: Vec<(usize, Acc)> =
-                members.iter().map(|&(_, a)| (a, Acc::empty(plan, &plan.aggregates[a]))).collect();
-            self.combine(*window, now, members, &mut accs, fold);
-            for (a, acc) in &accs {
-                values[*a] = finish(acc, &plan.aggregates[*a], plan);
-            }
-        }
-        for &(a, counted, until) in &fold.distinct {
-            let n = match self.latest.get(counted) {
-                Some(latest) => Acc::Count(i64::try_from(latest.after(now.saturating_sub(until))).unwrap_or(i64::MAX)),
-                None => self.scan_distinct(a, now, fold),
-            };
-            values[a] = finish(&n, &plan.aggregates[a], plan);
-        }
-        let status = match (self.admits(now, fold), plan.admit.until) {
-            (true, _) => Status::Present,
-            (false, Some(_)) if self.header.ever > self.too_young(now, fold) => Status::Expired,
-            (false, _) => Status::Absent,
-        };
-        let event_time = (self.header.newest != i64::MIN).then_some(self.header.newest);
-        Evaluation { status, event_time, values }
-    }
-
-    /// The distinct values of a small group's window.
-    fn scan_distinct(&self, a: usize, now: i64, fold: &Fold) -> Acc {
-        let plan = &fold.plan;
-        let mut seen = [(a, Acc::empty(plan, &plan.aggregates[a]))];
-        let (mut at, to) = self.range(plan.aggregates[a].window, now, fold);
-        while at < to {
-            let end = if at.0 == to.0 { to.1 } else { self.chunks[at.0].len(&fold.shape) };
-            self.chunks[at.0].scan(at.1, end, &mut seen, plan, &fold.shape);
-            at = (at.0 + 1, 0);
-        }
-        let [(_, seen)] = seen;
-        seen
-    }
-
-    /// Rows that `WHERE` will admit, but has not yet.
-    fn too_young(&self, now: i64, fold: &Fold) -> i64 {
-        let age = fold.plan.admit.from;
-        let (mut at, to) = self.range(Window { from: 0, until: Some(age) }, now, fold);
-        let mut rows = 0;
-        while age > 0 && at < to {
-            let chunk = &self.chunks[at.0];
-            let end = if at.0 == to.0 { to.1 } else { chunk.len(&fold.shape) };
-            rows += (at.1..end).map(|n| i64::from(chunk.entry(n, &fold.shape).multiplicity())).sum::<i64>();
-            at = (at.0 + 1, 0);
-        }
-        rows
-    }
-
-    /// Does `WHERE` admit a row now?
-    fn admits(&self, now: i64, fold: &Fold) -> bool {
-        let window = fold.plan.admit;
-        if window == Window::ALL {
-            return self.header.rows > 0;
-        }
-        let (from, to) = self.range(window, now, fold);
-        let mut at = from;
-        while at < to {
-            let chunk = &self.chunks[at.0];
-            let end = if at.0 == to.0 { to.1 } else { chunk.len(&fold.shape) };
-            if (at.1..end).any(|n| chunk.entry(n, &fold.shape).multiplicity() > 0) {
-                return true;
-            }
-            at = (at.0 + 1, 0);
-        }
-        false
-    }
-
-    /// The positions (chunk, entry) between which a window's entries lie.
-    fn range(&self, window: Window, now: i64, fold: &Fold) -> ((usize, usize), (usize, usize)) {
-        let shape = &fold.shape;
-        let find = |before: &dyn Fn(Entry<'_>) -> bool| {
-            let chunk = self.chunks.partition_point(|c| c.last(shape).is_none_or(before));
-            let entry = self.chunks.get(chunk).map_or(0, |c| c.partition_point(shape, before));
-            (chunk, entry)
-        };
-        let age = |e: Entry<'_>| now.saturating_sub(fold.plan.tile(e.event_time()));
-        let from = match window.until {
-            Some(until) => find(&|e| age(e) >= until),
-            None => (0, 0),
-        };
-        (from, find(&|e| age(e) >= window.from))
-    }
-
-    fn combine(&self, window: Window, now: i64, members: &[(usize, usize)], accs: &mut [(usize, Acc)], fold: &Fold) {
-        let (mut at, to) = self.range(window, now, fold);
-        let mut take = |partials: &[Acc]| {
-            for ((n, a), (_, acc)) in members.iter().zip(accs.iter_mut()) {
-                acc.merge(&partials[*n], fold.plan.aggregates[*a].function);
-            }
-        };
-        let mut edges: Vec<(usize, usize, usize)> = vec![];
-        while at < to {
-            let chunk = &self.chunks[at.0];
-            let whole = at.1 == 0 && at.0 < to.0;
-            let block = if whole && at.0 % BLOCK == 0 && at.0 + BLOCK <= to.0 { at.0 / BLOCK } else { usize::MAX };
-            if let Some(Some(partials)) = self.blocks.get(block) {
-                take(partials);
-                at = (at.0 + BLOCK, 0);
-                continue;
-            }
-            match &chunk.partial {
-                Some(partials) if whole => take(partials),
-                _ => {
-                    let end = if at.0 == to.0 { to.1 } else { chunk.len(&fold.shape) };
-                    edges.push((at.0, at.1, end));
-                }
-            }
-            at = (at.0 + 1, 0);
-        }
-        for (chunk, from, to) in edges {
-            self.chunks[chunk].scan(from, to, accs, &fold.plan, &fold.shape);
-        }
-    }
-
     /// Is a copy of it so large that one should be avoided?
     pub fn is_large(&self) -> bool {
         self.chunks.len() > BLOCK || self.totals.iter().map(Total::kept).sum::<usize>() > BLOCK * CHUNK
@@ -502,12 +363,22 @@ impl Group {
     }
 }
 
-fn finish(acc: &Acc, aggregate: &Aggregate, plan: &FoldPlan) -> ScalarValue {
-    acc.finish(aggregate, plan)
-}
-
-fn null_of(data_type: &DataType) -> ScalarValue {
-    ScalarValue::try_from(data_type).unwrap_or(ScalarValue::Null)
+/// Puts updates that wait in order, and equal ones together: what is announced and taken back is gone.
+pub(super) fn settle(waiting: &mut Vec<Waiting>, fold: &Fold) {
+    let order = |a: &Waiting, b: &Waiting| {
+        let by_due = (a.due, a.closing).cmp(&(b.due, b.closing));
+        by_due.then_with(|| a.entry().compare(&b.entry(), &fold.shape))
+    };
+    waiting.sort_by(order);
+    waiting.dedup_by(|b, a| {
+        let equal = order(a, b).is_eq();
+        if equal {
+            let times = a.entry().multiplicity().checked_add(b.entry().multiplicity());
+            a.words[PLACE] = place(a.entry().partition(), times.expect("a row is there fewer than 2^31 times"));
+        }
+        equal
+    });
+    waiting.retain(|w| w.entry().multiplicity() != 0);
 }
 
 fn merge_all(accs: &mut [Acc], partials: &[Acc], fold: &Fold) {

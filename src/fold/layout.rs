@@ -4,12 +4,13 @@
 //! lists its full chunks by id and keeps only the last in the row, and a tally of more than one run lists its runs, so that
 //! writing a large group back costs its changes.
 //!
-//! Invariants: equal groups give equal bytes; partials are not stored, they follow from the entries. A row of another
-//! format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
+//! Invariants: equal groups give equal bytes: what has left a group leaves no trace, and while a group has no more than
+//! two chunks and they begin with the same entries, neither does the order in which things came. Partials are not
+//! stored, they follow from the entries. A row of another format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
 
 use super::aggregate::{Acc, Edge, Held, Total};
 use super::chunk::Chunk;
-use super::group::{Fold, Group, Header, Waiting};
+use super::group::{Fold, Group, Header, Waiting, settle};
 use super::tally::{Run, Tally};
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 
@@ -37,34 +38,38 @@ pub struct Encoded {
 }
 
 /// Encodes a group. `all`: every chunk is written, changed or not.
-pub fn encode(group: &Group, all: bool) -> Encoded {
+pub fn encode(group: &Group, fold: &Fold, all: bool) -> Encoded {
     let mut out = vec![FORMAT];
     let header = &group.header;
     for v in [header.rows, header.ever, header.newest, header.absorbed, header.retired] {
         out.extend(v.to_le_bytes());
     }
-    out.extend(header.next_chunk.to_le_bytes());
+    // Chunks without rows of their own need no names that last: they are counted.
+    let inline_from = if group.chunks.len() > 2 { group.chunks.len() - 1 } else { 0 };
+    let next_chunk = if inline_from == 0 { group.chunks.len() as u64 } else { header.next_chunk };
+    out.extend(next_chunk.to_le_bytes());
     count(&mut out, group.totals.len());
     let mut rows = Rows { all, chunks: vec![], listed: vec![] };
     for (n, total) in group.totals.iter().enumerate() {
         put_total(&mut out, total, TALLY | (n as u64) << 32, &mut rows);
     }
-    count(&mut out, group.waiting.len());
-    for w in &group.waiting {
+    let mut waiting = group.waiting.clone();
+    settle(&mut waiting, fold);
+    count(&mut out, waiting.len());
+    for w in &waiting {
         out.extend(w.due.to_le_bytes());
         out.push(u8::from(w.closing));
         put_words(&mut out, &w.words);
         put_bytes(&mut out, &w.heap);
     }
-    let inline_from = if group.chunks.len() > 2 { group.chunks.len() - 1 } else { 0 };
     count(&mut out, inline_from);
     for chunk in &group.chunks[..inline_from] {
         out.extend(chunk.id.to_le_bytes());
-        rows.add(chunk.id, chunk.dirty, |row| put_chunk(row, chunk));
+        rows.add(chunk.id, chunk.dirty, |row| put_chunk(row, chunk, chunk.id, fold));
     }
     count(&mut out, group.chunks.len() - inline_from);
-    for chunk in &group.chunks[inline_from..] {
-        put_chunk(&mut out, chunk);
+    for (n, chunk) in group.chunks[inline_from..].iter().enumerate() {
+        put_chunk(&mut out, chunk, if inline_from == 0 { n as u64 } else { chunk.id }, fold);
     }
     Encoded { page: out, chunks: rows.chunks, listed: rows.listed }
 }
@@ -161,7 +166,7 @@ fn own_row<T>(
 }
 
 fn count(out: &mut Vec<u8>, n: usize) {
-    out.extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend(u32::try_from(n).expect("chunks and long values are bounded").to_le_bytes());
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -174,10 +179,19 @@ fn put_words(out: &mut Vec<u8>, words: &[u64]) {
     words.iter().for_each(|w| out.extend(w.to_le_bytes()));
 }
 
-fn put_chunk(out: &mut Vec<u8>, chunk: &Chunk) {
-    out.extend(chunk.id.to_le_bytes());
-    put_words(out, &chunk.words);
-    put_bytes(out, &chunk.heap);
+fn put_chunk(out: &mut Vec<u8>, chunk: &Chunk, id: u64, fold: &Fold) {
+    out.extend(id.to_le_bytes());
+    if chunk.heap.is_empty() {
+        put_words(out, &chunk.words);
+        return put_bytes(out, &chunk.heap);
+    }
+    // In the order of the entries, whatever the order in which they came, and without what has left.
+    let (mut words, mut heap) = (Vec::with_capacity(chunk.words.len()), Vec::with_capacity(chunk.heap.len()));
+    for n in 0..chunk.len(&fold.shape) {
+        chunk.entry(n, &fold.shape).append_to(&fold.shape, &mut words, &mut heap);
+    }
+    put_words(out, &words);
+    put_bytes(out, &heap);
 }
 
 fn get_chunk(r: &mut Reader<'_>, fold: &Fold) -> Result<Chunk, LayoutError> {
@@ -186,7 +200,7 @@ fn get_chunk(r: &mut Reader<'_>, fold: &Fold) -> Result<Chunk, LayoutError> {
     if words.len() % fold.shape.stride != 0 {
         return Err(LayoutError("a chunk of another shape"));
     }
-    Ok(Chunk { id, dirty: false, words, heap, partial: None })
+    Ok(Chunk { id, dirty: false, words, heap, dead: 0, partial: None })
 }
 
 fn put_held(out: &mut Vec<u8>, held: &Held) {

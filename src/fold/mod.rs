@@ -11,6 +11,7 @@ pub mod aggregate;
 pub mod chunk;
 pub mod columns;
 pub mod entry;
+pub mod evaluate;
 pub mod group;
 pub mod latest;
 pub mod layout;
@@ -21,4 +22,5 @@ pub mod tally;
 mod tests;
 
 pub use entry::{Entry, Updates};
-pub use group::{Evaluation, Fold, Group, Status};
+pub use evaluate::{Evaluation, Status, Wanted};
+pub use group::{Fold, Group};

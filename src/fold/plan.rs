@@ -126,6 +126,11 @@ impl FoldPlan {
         windows.filter_map(|w| w.until).max()
     }
 
+    /// The instant from which `WHERE` admits a row of that event time no more; `i64::MAX`: it always will.
+    pub fn admitted_until(&self, event_time: i64) -> i64 {
+        self.admit.until.map_or(i64::MAX, |until| self.tile(event_time).saturating_add(until))
+    }
+
     /// Event time as temporal predicates see it.
     pub fn tile(&self, event_time: i64) -> i64 {
         match self.resolution {

@@ -265,7 +265,8 @@ impl History {
             places: vec![0; labels.num_rows()],
             finished: 0,
         };
-        let asked = Labels { groups: &groups, instants };
+        let asked = part.outputs.asked(&part.features);
+        let asked = Labels { groups: &groups, instants, asked: &asked };
         join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| block.push(row, answer))?;
         block.flush()?;
         Ok(block.in_order(&self.schema_of(part))?)

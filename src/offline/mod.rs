@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::event::up_to;
 use crate::fold::columns::from_batch;
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Evaluation, Group};
+use crate::fold::{Evaluation, Group, Wanted};
 use crate::plan::Plan;
 use crate::plan::project::Projector;
 use crate::state::commit::LogKind;
@@ -189,11 +189,12 @@ impl Offline {
     /// # Errors
     /// A log that cannot be read.
     pub fn evaluate(&self, view: usize, group: &[u8], epoch: Epoch, as_of: Ask) -> Result<Evaluation, OfflineError> {
-        let answers = self.evaluate_groups(view, &[group], epoch, as_of)?;
+        let answers = self.evaluate_groups(view, &[group], epoch, as_of, &Wanted::ALL)?;
         Ok(answers.into_iter().next().expect("every group that was asked for is answered"))
     }
 
-    /// Groups of a view at a stamp, in the order given, from one scan of the log; none without a group.
+    /// Groups of a view at a stamp, in the order given, from one scan of the log; none without a group. Aggregates that are
+    /// not asked for are null.
     ///
     /// # Errors
     /// A log that cannot be read.
@@ -203,6 +204,7 @@ impl Offline {
         groups: &[&[u8]],
         epoch: Epoch,
         as_of: Ask,
+        asked: &Wanted,
     ) -> Result<Vec<Evaluation>, OfflineError> {
         if groups.is_empty() {
             return Ok(vec![]);
@@ -223,7 +225,7 @@ impl Offline {
         states.values_mut().flatten().for_each(|state| state.advance(as_of.0, fold));
         // A group may be asked for twice.
         let answer = |group: &&[u8]| match &states[*group] {
-            Some(state) => state.evaluate(as_of.0, fold),
+            Some(state) => state.evaluate_some(as_of.0, asked, fold),
             None => Evaluation::of_nothing(fold),
         };
         Ok(groups.iter().map(answer).collect())

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::by_hash::ByHash;
 use super::{Offline, OfflineError, Timeline};
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Evaluation, Fold, Group};
+use crate::fold::{Wanted, Evaluation, Fold, Group};
 use crate::time::{Ask, Epoch};
 
 /// Which past is asked about.
@@ -38,6 +38,8 @@ pub struct Labels<'a> {
     pub groups: &'a [Option<Vec<u8>>],
     /// µs since 1970.
     pub instants: &'a [i64],
+    /// The aggregates that answers are to have.
+    pub asked: &'a Wanted,
 }
 
 /// Takes an answer: the label's row, and what it is.
@@ -80,7 +82,7 @@ pub fn join(
             if due.is_empty() {
                 rows.into_iter().try_for_each(|n| take(n, &nothing))?;
             } else {
-                slide(&updates, &due, rows, labels.instants, fold, take)?;
+                slide(&updates, &due, rows, &labels, fold, take)?;
             }
         }
     }
@@ -111,7 +113,7 @@ fn slide(
     updates: &Updates,
     due: &[(i64, usize)],
     rows: impl Iterator<Item = usize>,
-    instants: &[i64],
+    labels: &Labels<'_>,
     fold: &Fold,
     take: &mut TakeAnswer<'_>,
 ) -> Result<(), OfflineError> {
@@ -119,14 +121,14 @@ fn slide(
     let mut next = 0;
     let mut answer: Option<(i64, Evaluation)> = None;
     for row in rows {
-        let now = Ask(instants[row]).0;
+        let now = Ask(labels.instants[row]).0;
         if answer.as_ref().is_none_or(|(at, _)| *at != now) {
             while let Some((_, n)) = due.get(next).filter(|(from, _)| *from <= now) {
                 group.apply(&updates.get(*n, &fold.shape), now, fold);
                 next += 1;
             }
             group.advance(now, fold);
-            answer = Some((now, group.evaluate(now, fold)));
+            answer = Some((now, group.evaluate_some(now, labels.asked, fold)));
         }
         if let Some((_, evaluation)) = &answer {
             take(row, evaluation)?;

@@ -15,9 +15,9 @@ use super::catalogue::Catalogue;
 use super::history::{History, HistoryRequest, parse_features};
 use super::point_in_time::{Labels, Mode, join};
 use crate::definition;
-use crate::fold::Evaluation;
 use crate::fold::columns::{group_converter, to_batch, updates_schema};
 use crate::fold::entry::{Updates, hash_group, place};
+use crate::fold::{Wanted, Evaluation};
 use crate::offset::Offsets;
 use crate::plan::Plan;
 use crate::state::Store;
@@ -365,7 +365,7 @@ fn labels_get_what_one_evaluation_gives() {
             let instants: Vec<i64> = (0..300).map(|_| world.rng.random_range(-80..1300)).collect();
             for mode in [Mode::Served, Mode::Corrected] {
                 let mut answers: Vec<Option<Evaluation>> = vec![None; 300];
-                let labels = Labels { groups: &groups, instants: &instants };
+                let labels = Labels { groups: &groups, instants: &instants, asked: &Wanted::ALL };
                 join(&world.offline, view, labels, mode, &timeline, &mut |row, answer| {
                     assert!(answers[row].replace(answer.clone()).is_none(), "row {row} is answered twice");
                     Ok(())

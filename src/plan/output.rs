@@ -9,10 +9,12 @@ use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, new_null_ar
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::physical_expr::utils::collect_columns;
 
 use super::feature::NOW;
 use super::operator::{Output, ViewPlan};
 use crate::definition::timestamp;
+use crate::fold::Wanted;
 
 /// Evaluates a view's features.
 #[derive(Clone, Debug)]
@@ -30,6 +32,25 @@ impl Outputs {
         let now = Field::new(NOW, timestamp(), false);
         let fields: Vec<Field> = groups.chain(aggregates).chain([now]).collect();
         Outputs { plan: Arc::clone(plan), schema: Arc::new(Schema::new(fields)) }
+    }
+
+    /// The aggregates that these features read.
+    pub fn asked(&self, wanted: &[usize]) -> Wanted {
+        let first = self.plan.groups.len();
+        let mut read = vec![];
+        for n in wanted {
+            match &self.plan.features[*n].output {
+                Output::Group(_) => {}
+                Output::Aggregate(a) => read.push(*a),
+                // Its columns are groups, aggregates, now.
+                Output::Expression(c) => {
+                    let columns = collect_columns(&c.expr).into_iter().map(|c| c.index());
+                    let aggregates = first..first + self.plan.fold.aggregates.len();
+                    read.extend(columns.filter(|c| aggregates.contains(c)).map(|c| c - first));
+                }
+            }
+        }
+        Wanted::of(read, self.plan.fold.aggregates.len())
     }
 
     /// The features of one group, in the order of `wanted` (indices of features).

@@ -4,6 +4,7 @@
 //! depend on how rows are batched. Neighbours: `operator` has the expressions, `fold::entry` the packed form;
 //! `dataflow` projects what comes in, `offline` what is logged.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
@@ -16,7 +17,7 @@ use datafusion::common::DataFusionError;
 use super::PlannedView;
 use super::operator::{Compiled, ViewPlan};
 use crate::fold::columns::Encoder;
-use crate::fold::entry::{Updates, hash_group, place};
+use crate::fold::entry::{BYTES_MAX, Updates, hash_group, place};
 
 /// Evaluates one view's rows.
 pub struct Projector {
@@ -128,7 +129,7 @@ impl Projector {
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<Evaluated, DataFusionError> {
-        let array = |c: &Compiled| c.expr.evaluate(rows)?.into_array(rows.num_rows());
+        let array = |c: &Compiled| value(c, rows);
         let condition = |c: &Compiled| Ok::<_, DataFusionError>(array(c)?.as_boolean().clone());
         let plan = &self.plan;
         let admit = plan.admit.as_ref().map(condition).transpose()?;
@@ -138,6 +139,7 @@ impl Projector {
             let columns = keys.iter().map(|(c, _, _)| array(c)).collect::<Result<Vec<_>, _>>()?;
             values.push(Arc::new(converter.convert_columns(&columns)?.try_into_binary()?));
         }
+        values.iter().try_for_each(refuse_long)?;
         let filters = plan.filters.iter().map(condition).collect::<Result<_, _>>()?;
         Ok(Evaluated { admit, groups, values, filters })
     }
@@ -156,7 +158,7 @@ impl Projector {
             let row = rows.slice(n, 1);
             let admitted = match &self.plan.admit {
                 None => Ok(true),
-                Some(c) => c.expr.evaluate(&row).and_then(|v| v.into_array(1)).map(|a| holds(a.as_boolean(), 0)),
+                Some(c) => value(c, &row).map(|a| holds(a.as_boolean(), 0)),
             };
             match admitted {
                 Ok(false) => {}
@@ -253,13 +255,40 @@ impl Projector {
     }
 }
 
+/// A value that no entry can hold is an error of its row.
+fn refuse_long(values: &ArrayRef) -> Result<(), DataFusionError> {
+    // Most columns are far too small to have one.
+    if values.get_array_memory_size() <= BYTES_MAX {
+        return Ok(());
+    }
+    let encoder = Encoder::new(values)?;
+    match (0..values.len()).map(|n| encoder.bytes(n)).max() {
+        Some(bytes) if bytes > BYTES_MAX => Err(DataFusionError::Execution(format!(
+            "a value of {bytes} bytes is longer than {BYTES_MAX}: shorten it, as left(…, 1000) does"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// An expression's value on each row. One that panics is one that fails: a row may end itself, but not the worker.
+///
+/// # Errors
+/// DataFusion's; on a batch also where a guard does not guard, so rows are to be asked alone then.
+pub(crate) fn value(c: &Compiled, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    let evaluated = catch_unwind(AssertUnwindSafe(|| c.expr.evaluate(rows)?.into_array(rows.num_rows())));
+    evaluated.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(DataFusionError::Execution(format!("`{}` panicked: {}", c.text, text.unwrap_or("it does not say why"))))
+    })
+}
+
 /// Null does not hold.
-fn holds(condition: &BooleanArray, n: usize) -> bool {
+pub(crate) fn holds(condition: &BooleanArray, n: usize) -> bool {
     condition.is_valid(n) && condition.value(n)
 }
 
 /// Grouping takes −0 as 0 and one NaN.
-fn normal(array: ArrayRef) -> ArrayRef {
+pub(crate) fn normal(array: ArrayRef) -> ArrayRef {
     if array.data_type() != &DataType::Float64 {
         return array;
     }
@@ -274,4 +303,95 @@ fn normal(array: ArrayRef) -> ArrayRef {
         }
     };
     Arc::new(values.unary::<_, arrow::datatypes::Float64Type>(one) as Float64Array)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::array::{Int32Array, Int64Array, StringArray, TimestampMicrosecondArray, new_null_array};
+    use datafusion::common::config::ConfigOptions;
+    use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+    use datafusion::physical_expr::ScalarFunctionExpr;
+
+    use super::*;
+
+    /// A view over one stream of numbers and texts.
+    fn planned(select: &str) -> PlannedView {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(dir.path().join("dataflows")).expect("a directory");
+        let sql = format!(
+            "CREATE STREAM s (n BIGINT, t TEXT, ts TIMESTAMP NOT NULL) EVENT TIME ts
+               FROM FILE (path = 's.jsonl', format = 'jsonl');
+             CREATE FEATURE VIEW v AS {select} FROM s GROUP BY n % 2;"
+        );
+        std::fs::write(dir.path().join("dataflows/a.sql"), sql).expect("a file");
+        let definitions = crate::definition::load(dir.path(), &BTreeMap::new()).unwrap_or_else(|e| panic!("{e}"));
+        crate::plan::plan(&definitions).unwrap_or_else(|e| panic!("{e:#?}")).views.remove(0)
+    }
+
+    fn events(planned: &PlannedView, rows: &[(i64, &str)]) -> RecordBatch {
+        let schema = planned.plan.stream.row_schema();
+        let count = i64::try_from(rows.len()).expect("few");
+        let column = |field: &Arc<arrow::datatypes::Field>| -> ArrayRef {
+            match field.name().as_str() {
+                "n" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.0))),
+                "t" => Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1))),
+                "_partition" => Arc::new(Int32Array::from_iter_values(rows.iter().map(|_| 0))),
+                "_offset" => Arc::new(Int64Array::from_iter_values(0..count)),
+                _ if matches!(field.data_type(), DataType::Timestamp(_, _)) => {
+                    Arc::new(TimestampMicrosecondArray::from_iter_values(1..=count))
+                }
+                _ => new_null_array(field.data_type(), rows.len()),
+            }
+        };
+        let columns = schema.fields().iter().map(column).collect();
+        RecordBatch::try_new(schema, columns).expect("columns of the schema")
+    }
+
+    /// A function with a bug: it ends the thread on 13.
+    fn trap(argument: &Compiled, planned: &PlannedView) -> Compiled {
+        let function = |arguments: &[ColumnarValue]| {
+            for value in ColumnarValue::values_to_arrays(arguments)?[0].as_primitive::<Int64Type>().values() {
+                assert_ne!(*value, 13, "this one I cannot do");
+            }
+            Ok(arguments[0].clone())
+        };
+        let types = vec![DataType::Int64];
+        let udf = create_udf("trap", types, DataType::Int64, Volatility::Immutable, Arc::new(function));
+        let arguments = vec![Arc::clone(&argument.expr)];
+        let call =
+            ScalarFunctionExpr::try_new(Arc::new(udf), arguments, &planned.plan.row, Arc::new(ConfigOptions::new()));
+        Compiled { expr: Arc::new(call.expect("its argument is an integer")), ..argument.clone() }
+    }
+
+    #[test]
+    fn a_row_on_which_an_expression_panics_is_refused_alone() {
+        let mut planned = planned("SELECT n % 2 AS odd, sum(n) AS sum");
+        let mut plan = planned.plan.as_ref().clone();
+        plan.values[0] = trap(&plan.values[0], &planned);
+        planned.plan = Arc::new(plan);
+        let projector = Projector::new(0, &planned).expect("plain types");
+        let batch = events(&planned, &[(1, "a"), (13, "b"), (15, "c")]);
+        let projected = projector.project_events(&batch, 1).expect("a panic is no end");
+        assert_eq!(projected.updates[0].len(), 2);
+        let [(1, reason)] = &projected.refused[..] else { panic!("{:?}", projected.refused) };
+        assert!(reason.contains("panicked") && reason.contains("this one I cannot do"), "{reason}");
+    }
+
+    #[test]
+    fn a_value_too_long_to_be_kept_refuses_its_row() {
+        let planned = planned("SELECT n % 2 AS odd, max(t) AS longest");
+        let projector = Projector::new(0, &planned).expect("plain types");
+        let (fits, long) = ("x".repeat(BYTES_MAX), "x".repeat(BYTES_MAX + 1));
+        let batch = events(&planned, &[(1, "a"), (2, &long), (3, &fits)]);
+        let projected = projector.project_events(&batch, 1).expect("a bad row is no error");
+        let shape = &planned.fold.shape;
+        let lengths: Vec<usize> = (0..projected.updates[0].len())
+            .map(|n| projected.updates[0].get(n, shape).entry.bytes(shape.slots[0].0).as_slice().len())
+            .collect();
+        assert_eq!(lengths, [1, BYTES_MAX], "nothing is cut");
+        let [(1, reason)] = &projected.refused[..] else { panic!("{:?}", projected.refused) };
+        assert!(reason.contains(&format!("{} bytes", BYTES_MAX + 1)), "{reason}");
+    }
 }

@@ -23,7 +23,7 @@ use super::published::Board;
 pub use super::published::{Hold, Published};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Evaluation, Fold};
+use crate::fold::{Wanted, Evaluation, Fold};
 use crate::plan::Plan;
 
 /// Many: whoever writes a stripe's pages back holds it, and a reader must not notice.
@@ -206,7 +206,15 @@ impl Cache {
     /// # Errors
     /// A page row that cannot be read.
     pub fn read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Read, StateError> {
-        let read = self.read_once(view, key, epoch, now, false)?;
+        self.read_some(view, key, epoch, now, &Wanted::ALL)
+    }
+
+    /// The same, of the aggregates that are asked for; the others are null.
+    ///
+    /// # Errors
+    /// As of [`Cache::read`].
+    pub fn read_some(&self, view: usize, key: &[u8], epoch: u64, now: i64, asked: &Wanted) -> Result<Read, StateError> {
+        let read = self.read_once(view, key, (epoch, now), false, asked)?;
         Ok(read.expect("whoever is not patient is answered from a copy"))
     }
 
@@ -215,23 +223,30 @@ impl Cache {
     ///
     /// # Errors
     /// As of [`Cache::read`].
-    pub fn try_read(&self, view: usize, key: &[u8], epoch: u64, now: i64) -> Result<Option<Read>, StateError> {
-        self.read_once(view, key, epoch, now, true)
+    pub fn try_read(
+        &self,
+        view: usize,
+        key: &[u8],
+        epoch: u64,
+        now: i64,
+        asked: &Wanted,
+    ) -> Result<Option<Read>, StateError> {
+        self.read_once(view, key, (epoch, now), true, asked)
     }
 
     fn read_once(
         &self,
         view: usize,
         key: &[u8],
-        epoch: u64,
-        now: i64,
+        (epoch, now): (u64, i64),
         patient: bool,
+        asked: &Wanted,
     ) -> Result<Option<Read>, StateError> {
         let hash = hash_group(key);
         let (pages, limit) = (&self.views[view], self.limit());
         let mut stripe = pages.stripes[stripe_of(hash)].lock();
         let Some(page) = self.page(view, hash, key, &mut stripe, false)? else { return Ok(Some(Read::Nothing)) };
-        Ok(match page.read(epoch, now, limit, patient, &pages.fold) {
+        Ok(match page.read(epoch, now, limit, patient, asked, &pages.fold) {
             Ok(answer) => Some(Read::Answer(answer)),
             Err(Unanswered::NeedsLog) => Some(Read::NeedsLog),
             Err(Unanswered::HeldBack) => None,

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::fold::entry::{CLOSING, Entry, Update};
 use crate::fold::layout::{self, LayoutError};
-use crate::fold::{Evaluation, Fold, Group};
+use crate::fold::{Wanted, Evaluation, Fold, Group};
 
 /// Words before the entry in `recent`: epoch, counts-from, flags.
 const PREFIX: usize = 3;
@@ -231,7 +231,8 @@ impl Page {
         self.base.advance(now, fold);
     }
 
-    /// The answer at a stamp. `limit` as for [`Page::merge`]; `patient`: whoever asks can ask again.
+    /// The answer at a stamp: of the aggregates that are asked for. `limit` as for [`Page::merge`]; `patient`: whoever
+    /// asks can ask again.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -241,6 +242,7 @@ impl Page {
         now: i64,
         limit: u64,
         patient: bool,
+        asked: &Wanted,
         fold: &Fold,
     ) -> Result<Evaluation, Unanswered> {
         self.used = true;
@@ -252,7 +254,8 @@ impl Page {
         let visible = |r: &&[u64]| r[0] <= epoch;
         if !self.recent.chunks_exact(width).any(|r| r[0] <= epoch) {
             self.base.advance(now, fold);
-            return Ok(self.base.evaluate(now, fold));
+            self.base.prepare(fold);
+            return Ok(self.base.evaluate_some(now, asked, fold));
         }
         // Another reader holds the limit below this epoch: answer from a copy.
         if patient && self.base.is_large() {
@@ -263,7 +266,7 @@ impl Page {
             copy.apply(&update_of(record, &self.recent_heap, self.hash, &self.key), now, fold);
         }
         copy.advance(now, fold);
-        Ok(copy.evaluate(now, fold))
+        Ok(copy.evaluate_some(now, asked, fold))
     }
 
     /// Merges up to the limit and gives the rows to write, or nothing if the disk has them.
@@ -274,7 +277,7 @@ impl Page {
         if !self.dirty {
             return None;
         }
-        let encoded = layout::encode(&self.base, false);
+        let encoded = layout::encode(&self.base, fold, false);
         layout::mark_clean(&mut self.base);
         let before = std::mem::take(&mut self.listed);
         let written = encoded.chunks.iter().map(|(id, row)| (*id, row_digest(&id.to_be_bytes(), row)));

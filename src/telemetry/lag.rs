@@ -29,7 +29,7 @@ pub struct Label {
     pub view: String,
     /// What it is called.
     pub operator: String,
-    /// `source`, `map`, `upsert`, `arrange`, `join`, `project`, `fold`, `sink`, `scope`, or timely's name in lower case.
+    /// `source`, `map`, `upsert`, `join`, `project`, `fold`, `sink`, `scope`, or timely's name in lower case.
     pub kind: String,
 }
 
@@ -149,17 +149,15 @@ impl OperatorStats {
             "close" => return label("", name.into(), "sink"),
             _ => {}
         }
-        for (start, kind) in [("table of ", "arrange"), ("key of table ", "map"), ("table ", "upsert")] {
-            if name.starts_with(start) {
-                return label("", name.into(), kind);
-            }
+        if name.starts_with("table ") {
+            return label("", name.into(), "upsert");
         }
         for kind in ["project", "fold"] {
             if let Some(view) = name.strip_prefix(kind).and_then(|n| n.strip_prefix(' ')) {
                 return label(view, kind.into(), kind);
             }
         }
-        for (start, kind) in [("rows of ", "arrange"), ("key of ", "map"), ("cover of ", "join")] {
+        for (start, kind) in [("key of table ", "map"), ("key of ", "map"), ("join of ", "join")] {
             let Some(rest) = name.strip_prefix(start) else { continue };
             let found = self.views.iter().find_map(|v| Some((v, rest.strip_prefix(v.as_str())?.strip_prefix(' ')?)));
             if let Some((view, table)) = found {
@@ -371,12 +369,10 @@ mod tests {
         check("close", "", "close", "sink");
         check("project user activity", "user activity", "project", "project");
         check("fold a", "a", "fold", "fold");
-        check("rows of user activity items", "user activity", "rows of items", "arrange");
-        check("rows of user items", "user", "rows of items", "arrange");
+        check("join of user activity items", "user activity", "join of items", "join");
+        check("join of user items", "user", "join of items", "join");
         check("key of a items", "a", "key of items", "map");
-        check("key of table items", "", "key of table items", "map");
-        check("cover of a items", "a", "cover of items", "join");
-        check("table of items by id", "", "table of items by id", "arrange");
+        check("key of table a items", "a", "key of table items", "map");
         check("table items", "", "table items", "upsert");
         check("FlatMap", "given", "FlatMap", "flatmap");
     }

@@ -17,6 +17,7 @@ mod expected;
 mod histories;
 mod oracle_facts;
 mod oracle_functions;
+mod oracle_join;
 mod oracle_numbers;
 mod oracle_plan;
 mod oracle_rows;

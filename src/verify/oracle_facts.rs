@@ -79,8 +79,8 @@ impl Recompute {
                 let admission = shape.filter.pop().expect("it was put there last");
                 let state = at_instant(recompute.state(), now)?;
                 let run = Run { shape, state, further: vec![admission.clone()] };
-                let mut tables = recompute.tables(events, now, versions)?;
-                let (schema, rows) = run.rows(&mut tables).await?;
+                let tables = recompute.tables(events, now, versions)?;
+                let (schema, rows) = run.rows(&tables).await?;
                 let inputs = run.inputs(&schema, rows)?;
                 let times = inputs.values[&position[0]].as_primitive::<TimestampMicrosecondType>().clone();
                 let admitted = truth(&inputs.values[&admission]);
@@ -125,7 +125,7 @@ impl Recompute {
         self.block_on(async |recompute| {
             let shape = recompute.shape().at(now)?;
             let run = Run { shape, state: at_instant(recompute.state(), now)?, further: vec![] };
-            let (schema, none) = run.rows(&mut recompute.tables(&HashMap::new(), now, &HashMap::new())?).await?;
+            let (schema, none) = run.rows(&recompute.tables(&HashMap::new(), now, &HashMap::new())?).await?;
             let mut inputs = run.inputs(&schema, none)?;
             inputs.rows = groups.first().map_or(1, |g| g.len());
             for values in inputs.values.values_mut() {

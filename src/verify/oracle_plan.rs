@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchemaRef, Result, ScalarValue, TableReference};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -341,30 +341,6 @@ fn shifted(expr: &Expr, base: &dyn Fn(&Expr) -> bool) -> bool {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => shifted(left, base) && constant(right),
         _ => false,
     }
-}
-
-/// The parts of the join conditions that are about one table alone, with that table's name.
-pub(super) fn join_sides(input: &LogicalPlan) -> Result<Vec<(TableReference, Expr)>> {
-    let mut sides = vec![];
-    input.apply(|node| {
-        if let LogicalPlan::Join(join) = node {
-            let keys = join.on.iter().flat_map(|(left, right)| [left, right]);
-            for expr in keys.chain(&join.filter) {
-                expr.apply(|e| {
-                    let columns = e.column_refs();
-                    let mut relations = columns.iter().map(|c| c.relation.as_ref());
-                    let Some(Some(first)) = relations.next() else { return Ok(TreeNodeRecursion::Continue) };
-                    if relations.any(|other| other != Some(first)) {
-                        return Ok(TreeNodeRecursion::Continue);
-                    }
-                    sides.push((first.clone(), e.clone()));
-                    Ok(TreeNodeRecursion::Jump)
-                })?;
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(sides)
 }
 
 /// The first clause DataFusion would read past without a word: `FOR SYSTEM_TIME AS OF`.

@@ -5,6 +5,7 @@
 //! is reported, and nothing else is touched (semantics, rule 22). Neighbours: `recompute` calls these in turn.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, StructArray};
@@ -154,7 +155,10 @@ fn evaluate_range(
     if rows == 0 {
         return Ok(());
     }
-    match expr.evaluate(&batch.slice(start, rows)).and_then(|value| value.into_array(rows)) {
+    // An expression that panics on a row fails on it.
+    let part = batch.slice(start, rows);
+    let value = catch_unwind(AssertUnwindSafe(|| expr.evaluate(&part)?.into_array(rows)));
+    match value.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".into()))) {
         Ok(array) => pieces.push(array),
         Err(error) if !is_about_values(&error) => return Err(error),
         Err(_) if rows == 1 => {

@@ -35,7 +35,8 @@ use datafusion::sql::sqlparser::ast;
 use thiserror::Error;
 
 use super::oracle_functions::{DoubleExtreme, Exact};
-use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
+use super::oracle_join::joins_doubles;
+use super::oracle_plan::{Call, Shape, ignored_clause, take_apart};
 use super::oracle_rows::{
     OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };
@@ -123,10 +124,10 @@ impl Recompute {
     /// [`Source::row_schema`]: crate::definition::Source::row_schema
     pub fn at(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Result<RecordBatch, RecomputeError> {
         self.block_on(async |recompute| {
-            let mut tables = recompute.tables(events, now, &HashMap::new())?;
+            let tables = recompute.tables(events, now, &HashMap::new())?;
             let shape = recompute.shape.at(now)?;
             let run = Run { shape, state: at_instant(&recompute.state, now)?, further: vec![] };
-            let (schema, rows) = run.rows(&mut tables).await?; // Step 1. Join, WHERE.
+            let (schema, rows) = run.rows(&tables).await?; // Step 1. Join, WHERE.
             let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.
             let groups = run.aggregate(inputs).await?; // Step 3. Group.
             run.select(&groups) // Step 4. HAVING, SELECT.
@@ -213,45 +214,25 @@ pub(super) struct Inputs {
 
 impl Run {
     /// The joined rows that WHERE admits, with the columns that the rest of the query reads.
-    pub(super) async fn rows(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
+    pub(super) async fn rows(&self, tables: &HashMap<String, RecordBatch>) -> Fallible<(DFSchema, RecordBatch)> {
         let needed = columns_of(&self.input_expressions());
         let native = project(self.shape.input.clone(), conjunction(self.shape.filter.clone()), &needed)?;
-        // DataFusion's own plan would let sums and products wrap around.
-        if !self.shape.filter.iter().any(calculates) {
+        // DataFusion's own plan would let sums and products wrap around, and tells −0 from 0.
+        let on_calculates = self.shape.input.exists(|node| Ok(node.expressions().iter().any(calculates)))?;
+        let differs = on_calculates || joins_doubles(&self.shape.input) || self.shape.filter.iter().any(calculates);
+        if !differs {
             match self.collect(&native, tables).await {
                 Err(error) if is_about_values(&error) => {}
                 other => return other,
             }
         }
-        // An expression failed on some row. Join without WHERE, and judge it row by row.
-        let wheres = self.shape.filter.iter().flat_map(datafusion::logical_expr::utils::split_conjunction);
-        let harmless = conjunction(wheres.filter(|e| equates_columns(e)).cloned());
-        let all: Vec<Expr> = needed.into_iter().chain(columns_of(&self.shape.filter)).collect();
-        let joined = project(self.shape.input.clone(), harmless, &all)?;
-        let (schema, mut rows) = match self.collect(&joined, tables).await {
-            Err(error) if is_about_values(&error) => {
-                self.drop_rows_that_fail_to_join(tables)?;
-                self.collect(&joined, tables).await?
-            }
-            other => other?,
-        };
+        // An expression failed on some row, or may: join and judge row by row.
+        let (schema, mut rows) = self.join(&self.shape.input, tables).await?;
         for condition in &self.shape.filter {
             let (holds, _) = evaluate(self.compile(condition, &schema)?.as_ref(), &rows)?;
             rows = filter_record_batch(&rows, &truth(&holds))?;
         }
         Ok((schema, rows))
-    }
-
-    /// Removes the rows on which their own side of a join condition fails.
-    fn drop_rows_that_fail_to_join(&self, tables: &mut HashMap<String, RecordBatch>) -> Fallible<()> {
-        for (relation, expr) in join_sides(&self.shape.input)? {
-            let Some((_, source)) = self.shape.scans.iter().find(|(name, _)| *name == relation) else { continue };
-            let rows = tables.get_mut(&source.name).expect("every scanned source has its rows");
-            let schema = DFSchema::try_from_qualified_schema(relation, &rows.schema())?;
-            let (_, failed) = evaluate(self.compile(&expr, &schema)?.as_ref(), rows)?;
-            *rows = filter_record_batch(rows, &all_but(&failed, rows.num_rows()))?;
-        }
-        Ok(())
     }
 
     /// Every expression below the aggregation, and the columns of the canonical order.
@@ -401,7 +382,7 @@ impl Run {
     }
 
     /// Runs a plan over these tables.
-    async fn collect(
+    pub(super) async fn collect(
         &self,
         plan: &LogicalPlan,
         tables: &HashMap<String, RecordBatch>,
@@ -415,7 +396,7 @@ impl Run {
         self.collect_bound(&bound.data).await
     }
 
-    async fn collect_bound(&self, plan: &LogicalPlan) -> Fallible<(DFSchema, RecordBatch)> {
+    pub(super) async fn collect_bound(&self, plan: &LogicalPlan) -> Fallible<(DFSchema, RecordBatch)> {
         let physical = self.state.create_physical_plan(plan).await?;
         let schema = physical.schema();
         let batches = collect(physical, self.state.task_ctx()).await?;
@@ -450,13 +431,6 @@ fn project(input: LogicalPlan, filter: Option<Expr>, columns: &[Expr]) -> Fallib
         columns.push(lit(1i64)); // so that the rows can be counted
     }
     builder.project(columns)?.build()
-}
-
-/// An equality of two columns, which no row can fail: without it a join would be a product.
-fn equates_columns(expr: &Expr) -> bool {
-    let column = |e: &Expr| matches!(e, Expr::Column(_));
-    matches!(expr, Expr::BinaryExpr(BinaryExpr { left, op, right })
-        if *op == Operator::Eq && column(left) && column(right))
 }
 
 /// Has it a sum, a difference or a product of columns?

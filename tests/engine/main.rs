@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod damage;
 mod housekeeping;
+mod joins;
 mod kafka;
 mod oracle;
 mod proof;

@@ -23,7 +23,14 @@ CREATE TABLE products (id BIGINT, category TEXT, PRIMARY KEY (id)) FROM KAFKA (t
 CREATE FEATURE VIEW by_category AS
   SELECT p.category, count(*) AS clicks, min(c.ts) AS first FROM clicks AS c JOIN products AS p ON p.id = c.product
   GROUP BY p.category;
-CREATE FEATURE VIEW by_product AS SELECT product, count(*) AS clicks FROM clicks GROUP BY product;";
+CREATE FEATURE VIEW by_product AS SELECT product, count(*) AS clicks FROM clicks GROUP BY product;
+CREATE TABLE stock (product BIGINT, shop TEXT, PRIMARY KEY (product, shop)) FROM KAFKA (topic = 'stock', format = 'json');
+CREATE FEATURE VIEW by_shop AS
+  SELECT s.shop, count(*) AS clicks FROM clicks AS c JOIN stock AS s ON s.product = c.product GROUP BY s.shop;
+CREATE TABLE prices (id BIGINT, price BIGINT, since TIMESTAMP NOT NULL, PRIMARY KEY (id)) EVENT TIME since
+  FROM KAFKA (topic = 'prices', format = 'json');
+CREATE FEATURE VIEW by_price AS
+  SELECT p.price, count(*) AS clicks FROM clicks AS c JOIN prices AS p ON p.id = c.product GROUP BY p.price;";
 
 /// A node that follows a mock cluster.
 struct World {
@@ -38,20 +45,25 @@ struct World {
 impl World {
     fn new(deployment: &Deployment) -> World {
         let mock = MockCluster::new(1).expect("a cluster");
-        for topic in ["clicks", "products"] {
+        for topic in ["clicks", "products", "stock", "prices"] {
             mock.create_topic(topic, 1, 1).expect("a topic");
         }
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", mock.bootstrap_servers()).set("linger.ms", "0");
-        let properties = BTreeMap::from([("fetch.wait.max.ms".to_string(), "50".to_string())]);
-        let kafka = KafkaSettings { brokers: Some(mock.bootstrap_servers()), group: None, properties };
         let loaded = deployment.load();
         let node = loaded.node(&deployment.path("data"), 2);
-        let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(20) };
-        let offsets = node.store().offsets().expect("readable");
-        let live = Live::new(&loaded.plan.sources, &loaded.dir, &kafka, offsets, &Clock::Machine, ticks);
+        let live = follow(&loaded, &mock, &node);
         let producer = config.create().expect("a producer");
-        World { loaded, mock, producer, node, live: live.expect("it starts"), sent: BTreeMap::new() }
+        World { loaded, mock, producer, node, live, sent: BTreeMap::new() }
+    }
+
+    /// The node is gone without a stop, and another one goes on in its place.
+    fn killed(self, deployment: &Deployment) -> World {
+        let World { loaded, mock, producer, node, live, sent } = self;
+        drop((live, node));
+        let node = loaded.node(&deployment.path("data"), 3);
+        let live = follow(&loaded, &mock, &node);
+        World { loaded, mock, producer, node, live, sent }
     }
 
     /// Sends records and follows until they are committed. Returns that commit.
@@ -100,6 +112,72 @@ impl World {
     }
 }
 
+/// Reads on where the node's store says.
+fn follow(loaded: &Loaded, mock: &MockCluster<'static, DefaultProducerContext>, node: &Node) -> Live {
+    let properties = BTreeMap::from([("fetch.wait.max.ms".to_string(), "50".to_string())]);
+    let kafka = KafkaSettings { brokers: Some(mock.bootstrap_servers()), group: None, properties };
+    let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(20) };
+    let offsets = node.store().offsets().expect("readable");
+    Live::new(&loaded.plan.sources, &loaded.dir, &kafka, offsets, &Clock::Machine, ticks).expect("it starts")
+}
+
+/// Ends the node and proves what it left.
+fn finish(world: World, deployment: &Deployment) {
+    let World { node, loaded, mock, .. } = world;
+    node.stop().expect("the node stops");
+    drop(mock);
+    loaded.verify(&deployment.path("data"), 1, "after the changes");
+}
+
+/// Rule 16: a change after a kill finds the events from before it, and a kill after a change loses nothing of it.
+#[test]
+fn a_change_finds_old_events_across_kills() {
+    let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
+    let mut world = World::new(&deployment);
+    let product = |category: &str| format!(r#"{{"id":1,"category":"{category}"}}"#);
+    let click = ("1", Some(r#"{"product":1,"ts":"2024-01-01T00:00:00Z"}"#));
+    world.take_in("products", &[("1", Some(&product("a")))]);
+    let clicked = world.take_in("clicks", &[click, click]);
+    let mut world = world.killed(&deployment);
+    world.check("by_category", clicked, &[("a", 2)]);
+    let moved = world.take_in("products", &[("1", Some(&product("b")))]);
+    let mut world = world.killed(&deployment);
+    world.check("by_category", moved, &[("a", 0), ("b", 2)]);
+    let more = world.take_in("clicks", &[click]);
+    world.check("by_category", more, &[("a", 0), ("b", 3)]);
+    world.check("by_category", clicked, &[("a", 2), ("b", 0)]);
+    finish(world, &deployment);
+}
+
+/// Rule 17: a composite key's tombstone is a JSON object; a versioned row ends at the tombstone's own time.
+#[test]
+fn tombstones_end_rows() {
+    let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
+    let mut world = World::new(&deployment);
+    let stock = [
+        ("a", Some(r#"{"product":1,"shop":"x"}"#)),
+        ("b", Some(r#"{"product":1,"shop":"y"}"#)),
+        ("c", Some(r#"{"product":2,"shop":"y"}"#)),
+    ];
+    world.take_in("stock", &stock);
+    world.take_in("prices", &[("1", Some(r#"{"id":1,"price":5,"since":"2023-01-01T00:00:00Z"}"#))]);
+    let click = |n: &str| (n.to_string(), format!(r#"{{"product":{n},"ts":"2024-01-01T00:00:00Z"}}"#));
+    let clicks = [click("1"), click("1"), click("2")];
+    let clicks: Vec<(&str, Option<&str>)> = clicks.iter().map(|(k, v)| (k.as_str(), Some(v.as_str()))).collect();
+    let clicked = world.take_in("clicks", &clicks);
+    world.check("by_shop", clicked, &[("x", 2), ("y", 3)]);
+    world.check("by_price", clicked, &[("5", 2)]);
+    let sold_out = world.take_in("stock", &[(r#"{"product":1,"shop":"y"}"#, None)]);
+    world.check("by_shop", sold_out, &[("x", 2), ("y", 1)]);
+    let unpriced = world.take_in("prices", &[("1", None)]);
+    world.check("by_price", unpriced, &[("5", 0)]);
+    world.check("by_price", sold_out, &[("5", 2)]);
+    // A key that fits no row is refused, and ends none.
+    let refused = world.take_in("stock", &[("7", None)]);
+    world.check("by_shop", refused, &[("x", 2), ("y", 1)]);
+    finish(world, &deployment);
+}
+
 #[test]
 fn a_moved_product_takes_its_clicks_along() {
     let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
@@ -136,10 +214,7 @@ fn a_moved_product_takes_its_clicks_along() {
     for epoch in [clicked, moved, removed, late] {
         world.check("by_product", epoch, &[("1", 2), ("2", 1), ("3", 1), ("4", 1)]);
     }
-    let World { node, loaded, mock, .. } = world;
-    node.stop().expect("the node stops");
-    drop(mock);
-    loaded.verify(&deployment.path("data"), 1, "after the changes");
+    finish(world, &deployment);
 }
 
 #[test]
