@@ -11,6 +11,7 @@ pub mod offsets;
 pub mod recompute;
 
 mod oracle_functions;
+mod oracle_meaning;
 mod oracle_numbers;
 mod oracle_plan;
 mod oracle_rows;

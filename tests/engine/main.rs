@@ -7,6 +7,7 @@ mod cli;
 mod kafka;
 mod oracle;
 mod real;
+mod sql;
 mod support;
 mod tables;
 mod tamper;
