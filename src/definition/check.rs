@@ -16,7 +16,7 @@ use datafusion::common::{DFSchema, DataFusionError, Result, TableReference, plan
 use datafusion::execution::context::{SessionConfig, SessionContext};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
     AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, ScalarUDF, TableSource, Volatility, WindowUDF,
@@ -27,6 +27,7 @@ use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span as TokenSpan};
 
+use super::meaning::{Types, checked, meant, unlisted};
 use super::near::{listed, nearest};
 use super::types::sql_name;
 
@@ -91,6 +92,10 @@ impl ContextProvider for Functions {
         self.state.window_functions().keys().cloned().collect()
     }
 
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(Types))
+    }
+
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         self.state.expr_planners()
     }
@@ -114,8 +119,16 @@ pub fn compile(expr: &ast::Expr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr
     let schema = DFSchema::try_from(schema.clone())?;
     let expr = plan_expr(expr, &schema)?;
     let simplifier = simplifier(&schema);
-    let expr = simplifier.simplify(simplifier.coerce(expr, &schema)?)?;
-    create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())
+    let expr = simplifier.simplify(simplifier.coerce(meant(expr, &schema)?, &schema)?)?;
+    checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?)
+}
+
+/// Has DataFusion a function of this name, whether or not it is on our list?
+pub(super) fn is_function(name: &str) -> bool {
+    let state = &FUNCTIONS.state;
+    let (scalar, higher) =
+        (state.scalar_functions().contains_key(name), state.higher_order_functions().contains_key(name));
+    scalar || higher || state.aggregate_functions().contains_key(name) || state.window_functions().contains_key(name)
 }
 
 fn simplifier(schema: &DFSchema) -> ExprSimplifier {
@@ -123,7 +136,7 @@ fn simplifier(schema: &DFSchema) -> ExprSimplifier {
 }
 
 fn typed(expr: &ast::Expr, schema: &DFSchema) -> Result<(Expr, DataType)> {
-    let planned = simplifier(schema).coerce(plan_expr(expr, schema)?, schema)?;
+    let planned = simplifier(schema).coerce(meant(plan_expr(expr, schema)?, schema)?, schema)?;
     let data_type = planned.get_type(schema)?;
     Ok((planned, data_type))
 }
@@ -180,6 +193,9 @@ pub fn check_expr(expr: &ast::Expr, schema: &Schema) -> std::result::Result<Data
 /// An error of DataFusion's planner as findings: several where it found several.
 pub fn findings(error: &DataFusionError) -> Vec<Finding> {
     let one = |error: &DataFusionError| {
+        if let Some(refused) = unlisted(error) {
+            return Finding { message: refused.message.clone(), span: None, help: refused.help.clone() };
+        }
         let Some(d) = error.diagnostic() else {
             return Finding { message: words(&plain(&error.strip_backtrace())), span: None, help: String::new() };
         };
@@ -205,13 +221,8 @@ fn named_function(finding: Finding) -> Finding {
     let Some(name) = finding.message.strip_prefix("invalid function `").and_then(|m| m.strip_suffix('`')) else {
         return finding;
     };
-    let mut names = [FUNCTIONS.udf_names(), FUNCTIONS.udaf_names(), FUNCTIONS.udwf_names()].concat();
-    names.sort_unstable();
-    let help = match nearest(name, names.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "the functions are DataFusion's".to_string(),
-    };
-    Finding { message: format!("there is no function `{name}`"), help, ..finding }
+    let (message, help) = super::functions::unlisted(name, false);
+    Finding { message, help, ..finding }
 }
 
 /// The message without DataFusion's kinds of error before it.
@@ -251,7 +262,7 @@ fn lower_first(text: &str) -> String {
 }
 
 /// A message of DataFusion's in our words: `name` for 'name' if the quotes pair up, TEXT for Utf8.
-fn words(text: &str) -> String {
+pub fn words(text: &str) -> String {
     let mut text =
         if text.matches('\'').count().is_multiple_of(2) { text.replace('\'', "`") } else { text.to_string() };
     for (theirs, ours) in [
@@ -375,7 +386,7 @@ pub(super) fn as_timestamp(text: &str, data_type: &DataType) -> String {
             "say what the number counts: to_timestamp_millis({text}), to_timestamp_micros({text}) or \
              to_timestamp_seconds({text})"
         ),
-        DataType::Utf8 => format!("declare the column as TIMESTAMP, or write to_timestamp({text})"),
+        DataType::Utf8 => format!("declare the column as TIMESTAMP, or write CAST({text} AS TIMESTAMP)"),
         DataType::Date32 => format!("write CAST({text} AS TIMESTAMP)"),
         other => format!("{} is not a time: write a TIMESTAMP column", sql_name(other)),
     }

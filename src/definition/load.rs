@@ -140,7 +140,8 @@ impl Loader {
         for (file, statement) in all() {
             match &statement.body {
                 Body::Source(s) => {
-                    let builder = Builder { file, dir: &self.definitions.dir.clone(), problems: &mut self.problems };
+                    let (dir, tokens) = (&self.definitions.dir.clone(), statement.tokens.as_slice());
+                    let builder = Builder { file, dir, tokens, problems: &mut self.problems };
                     if let Some(source) = builder.build(s, statement.span) {
                         self.definitions.sources.insert(source.name.clone(), Arc::new(source));
                     }
@@ -148,7 +149,12 @@ impl Loader {
                 Body::View(v) => {
                     let view = view::build(v, statement.span, file, &mut self.problems);
                     reads.insert(view.name.clone(), (file, view::reads(v, file, &mut self.problems)));
-                    self.definitions.views.insert(view.name.clone(), Arc::new(view));
+                    if view::accepts(v, &statement.tokens, file, &mut self.problems) {
+                        self.definitions.views.insert(view.name.clone(), Arc::new(view));
+                    } else {
+                        // Nothing that follows from its query says more about it.
+                        self.uncertain.insert(view.name);
+                    }
                 }
                 Body::Service(_) => {}
             }

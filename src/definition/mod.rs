@@ -7,16 +7,27 @@
 //! Invariants: names are unique over streams, tables and views; names are lower-cased unless quoted.
 //! Neighbours: `plan` binds the queries; `source` decodes by the columns.
 
+mod arguments;
 mod avro;
+mod calls;
 pub mod check;
+mod clauses;
 mod dialect;
+mod expressions;
 mod file;
+mod functions;
+mod interval;
 mod json_schema;
 mod load;
+pub mod meaning;
+#[cfg(test)]
+mod meaning_tests;
 mod names;
 mod near;
 mod normal;
 mod options;
+#[cfg(test)]
+mod refused_tests;
 mod schema_file;
 mod source;
 mod sql;
@@ -149,7 +160,7 @@ pub enum Format {
 pub struct View {
     /// Its name.
     pub name: String,
-    /// The query after `AS`, in normal form.
+    /// The query after `AS`, its aggregates told apart where DataFusion's names do not.
     pub query: Box<ast::Query>,
     /// The query's text, as written (after substitution).
     pub text: String,

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use datafusion::sql::sqlparser::ast::Ident;
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
+use datafusion::sql::sqlparser::tokenizer::{Span as TokenSpan, TokenWithSpan};
 
 use super::check::{as_timestamp, check_expr};
+use super::clauses::Refused;
 use super::dialect::dialect;
+use super::expressions;
 use super::file::File;
 use super::names::{column_fault, known_as};
 use super::near::{listed, nearest};
@@ -35,6 +37,8 @@ pub(super) struct Builder<'a> {
     pub(super) file: &'a File,
     /// The deployment directory.
     pub(super) dir: &'a Path,
+    /// The statement's tokens.
+    pub(super) tokens: &'a [TokenWithSpan],
     /// Where problems go.
     pub(super) problems: &'a mut Vec<Diagnostic>,
 }
@@ -397,6 +401,14 @@ impl Builder<'_> {
     }
 
     fn typed(&mut self, clause: &Clause, schema: &Schema) -> Option<DataType> {
+        let refused = expressions::refused(&clause.expr, self.tokens);
+        if !refused.is_empty() {
+            for Refused { at, message, help } in refused {
+                let alone = "only the columns of the row itself can be used; put the rest into a view".to_string();
+                self.problem(at, message.clone(), if message == expressions::SUBQUERY { alone } else { help });
+            }
+            return None;
+        }
         match check_expr(&clause.expr, schema) {
             Ok(data_type) => Some(data_type),
             Err(findings) => {

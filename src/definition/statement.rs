@@ -17,6 +17,8 @@ use super::near::nearest;
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) span: TokenSpan,
+    /// Its tokens: the syntax tree has no place for most words.
+    pub(super) tokens: Vec<TokenWithSpan>,
     pub(super) body: Body,
 }
 
@@ -118,11 +120,11 @@ impl From<ParserError> for Fault {
 
 /// Parses the tokens of exactly one statement, its `;` not among them.
 pub(super) fn parse(tokens: Vec<TokenWithSpan>) -> Result<Statement, Fault> {
-    let mut cursor = Cursor { parser: Parser::new(dialect()).with_tokens_with_locations(tokens) };
+    let mut cursor = Cursor { parser: Parser::new(dialect()).with_tokens_with_locations(tokens.clone()) };
     let start = cursor.here().start;
     let body = cursor.statement()?;
     match cursor.parser.peek_token_ref() {
-        t if t.token == Token::EOF => Ok(Statement { span: cursor.since(start), body }),
+        t if t.token == Token::EOF => Ok(Statement { span: cursor.since(start), tokens, body }),
         t => Ok(cursor.parser.expected_ref("end of statement", t)?),
     }
 }

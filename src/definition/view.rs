@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr, Spanned, TableFactor, Visit, Visitor};
-use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
+use datafusion::sql::sqlparser::tokenizer::{Span as TokenSpan, TokenWithSpan};
 
 use super::View;
+use super::clauses;
 use super::file::File;
 use super::names::known_as;
 use super::near::{listed, nearest};
@@ -37,6 +38,18 @@ pub(super) fn build(statement: &ViewStatement, span: TokenSpan, file: &File, pro
         labels,
         span: file.span(span),
     }
+}
+
+/// Is everything in the query on the list of what a view may have? Reports what is not, each at its word.
+pub(super) fn accepts(
+    statement: &ViewStatement,
+    tokens: &[TokenWithSpan],
+    file: &File,
+    problems: &mut Vec<Diagnostic>,
+) -> bool {
+    let refused = clauses::refused(&statement.query, tokens);
+    problems.extend(refused.iter().map(|r| file.problem(r.at, r.message.as_str(), r.help.as_str())));
+    refused.is_empty()
 }
 
 /// The names in `'a, b'`, as written; quotes around one are taken off.

@@ -406,3 +406,48 @@ fn a_row_is_expired_only_once_it_was_admitted() {
         assert_eq!(group.evaluate(now, &fold).status, want, "at {now}");
     }
 }
+
+/// Rule 13: of rows with one event time, the partition decides, then the offset, in whatever order they come.
+#[test]
+fn ties_go_by_partition_and_then_by_offset() {
+    let aggregate = |function, window| Aggregate {
+        function,
+        value: Some(0),
+        order: None,
+        filter: None,
+        window,
+        ignore_nulls: false,
+        result: DataType::Int64,
+    };
+    let bounded = Window { from: 0, until: Some(HORIZON) };
+    for retracts in [false, true] {
+        let mut plan = fold(None).plan;
+        plan.filters = 0;
+        plan.retracts = retracts;
+        plan.aggregates =
+            [Function::First, Function::Last].map(|f| [aggregate(f, bounded), aggregate(f, Window::ALL)]).concat();
+        let fold = Fold::new(plan);
+        // (event time, partition, offset, value), in their order.
+        let rows = [(5, 2, 9, 1), (7, 0, 1, 2), (7, 0, 8, 3), (7, 1, 0, 4), (7, 3, 5, 5), (7, 3, 6, 6)];
+        for start in 0..rows.len() {
+            let mut group = Group::new(&fold);
+            // Each order is a rotation, forwards or backwards.
+            let mut order: Vec<_> = rows.iter().cycle().skip(start).take(rows.len()).collect();
+            if start % 2 == 1 {
+                order.reverse();
+            }
+            for (n, (time, partition, offset, value)) in order.iter().copied().enumerate() {
+                let words = [*time as u64, *offset as u64, place(*partition, 1), 0, *value as u64];
+                let entry = Entry { words: &words, heap: &[] };
+                let update = Update { hash: 0, group: &[], epoch: n as u64, counts_from: *time, closing: false, entry };
+                group.apply(&update, 100, &fold);
+                let seen = &order[..=n];
+                let first = seen.iter().min().map(|r| r.3);
+                let last = seen.iter().max().map(|r| r.3);
+                let want = [first, first, last, last].map(ScalarValue::Int64);
+                group.advance(100, &fold);
+                assert_eq!(group.evaluate(100, &fold).values, want, "{seen:?}, retracts: {retracts}");
+            }
+        }
+    }
+}

@@ -13,9 +13,10 @@ use datafusion::logical_expr::{Aggregate as AggregateNode, BinaryExpr, Expr, Ope
 
 use super::bind::compile;
 use super::operator::Compiled;
-use super::refusal::{LowerError, refuse};
+use super::refusal::{LowerError, refuse, refuse_expr};
 use super::row::Row;
 use super::temporal::{mentions_now, window_of};
+use crate::definition::{sql_name, timestamp};
 use crate::fold::columns::value_type;
 use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
 
@@ -52,7 +53,7 @@ impl<'a> Inputs<'a> {
             }
             match window_of(condition, &|e| self.row.is_event_time(e)) {
                 Ok(w) => window = window.and(w),
-                Err(message) => return refuse(message, "for instance: ts > now() - INTERVAL '1 hour'"),
+                Err(message) => return refuse_expr(condition, message, "for instance: ts > now() - INTERVAL '1 hour'"),
             }
         }
         Ok((window, rest))
@@ -67,10 +68,16 @@ impl<'a> Inputs<'a> {
         let mut groups = vec![];
         for (n, expr) in written.group_expr.iter().enumerate() {
             if mentions_now(expr) {
-                return refuse("now() may not stand in GROUP BY", "compare it with the event time in WHERE or FILTER");
+                let help = "compare it with the event time in WHERE or FILTER";
+                return refuse_expr(expr, "now() may not stand in GROUP BY", help);
             }
             let name = analyzed.schema.field(n).name().clone();
-            groups.push((name, compile(expr, self.schema)?));
+            let group = compile(expr, self.schema)?;
+            if matches!(group.data_type, DataType::Null | DataType::Duration(_) | DataType::Interval(_)) {
+                let help = "group by a column, or by date_part('epoch', a - b)";
+                return refuse_expr(expr, "NULL or an interval in GROUP BY is not supported", help);
+            }
+            groups.push((name, group));
         }
         if groups.is_empty() {
             return refuse("a view without GROUP BY is not supported yet", "GROUP BY the columns that name the entity");
@@ -87,11 +94,11 @@ impl<'a> Inputs<'a> {
     ) -> Result<Vec<Aggregate>, LowerError> {
         let mut aggregates = vec![];
         for expr in &written.aggr_expr {
-            aggregates.push(self.aggregate(expr, admit)?);
+            aggregates.push(self.aggregate(expr, admit).map_err(|e| e.about(expr))?);
         }
         for (n, a) in aggregates.iter().enumerate() {
             let typed = analyzed.schema.field(written.group_expr.len() + n);
-            if *typed.data_type() != a.result {
+            if ours(typed.data_type()) != a.result {
                 let message = format!("`{}` has the type {}", typed.name(), typed.data_type());
                 return refuse(message, format!("cast its argument so that the result is {}", a.result));
             }
@@ -151,6 +158,10 @@ impl<'a> Inputs<'a> {
         }
         let everything = function == Function::Count && matches!(&argument, Expr::Literal(v, _) if !v.is_null());
         let value = if everything { None } else { Some(self.value(&argument)?) };
+        if value.is_some_and(|v| self.values[v].data_type.is_null()) {
+            let message = format!("the argument of {} is NULL in every row", func.name());
+            return refuse_expr(expr, message, "name a column, or write count(*)");
+        }
         let filter: Vec<Expr> =
             params.filter.as_ref().map_or_else(Vec::new, |f| split_conjunction(f).into_iter().cloned().collect());
         let (window, rest) = self.split(&filter)?;
@@ -222,6 +233,15 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// The type in which we keep what DataFusion has in another.
+fn ours(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(_, _) => timestamp(),
+        DataType::UInt64 | DataType::UInt32 => DataType::Int64,
+        other => other.clone(),
+    }
+}
+
 /// What `definition` tells aggregates apart by: `1 = 1`.
 fn always_holds(condition: &Expr) -> bool {
     match condition {
@@ -275,13 +295,16 @@ fn result_type(function: Function, input: Option<&DataType>, name: &str) -> Resu
     match (function, input) {
         (Function::Count | Function::CountDistinct, _) => Ok(DataType::Int64),
         (Function::Sum | Function::Avg | Function::Var | Function::Stddev, Some(t)) if !number(t) => {
-            refuse(format!("{name} over {t} is not supported"), "cast it to BIGINT, DOUBLE or DECIMAL")
+            refuse(format!("{name} over {} is not supported", sql_name(t)), "cast it to BIGINT, DOUBLE or DECIMAL")
         }
         (Function::Sum, Some(DataType::Int32 | DataType::Int64)) => Ok(DataType::Int64),
         (Function::Sum, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 10).min(38), *s)),
         (Function::Avg, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 4).min(38), (s + 4).min(38))),
         (Function::Sum | Function::Avg | Function::Var | Function::Stddev, _) => Ok(DataType::Float64),
         (Function::BoolAnd | Function::BoolOr, _) => Ok(DataType::Boolean),
+        (_, Some(DataType::Duration(_) | DataType::Interval(_))) => {
+            refuse(format!("{name} over an interval is not supported"), "write date_part('epoch', a - b): its seconds")
+        }
         (Function::Min | Function::Max, Some(t)) if t.is_nested() => {
             refuse(format!("{name} over {t} is not supported"), "aggregate one of its elements")
         }

@@ -4,29 +4,37 @@
 //! Neighbours: `definition` has the syntax tree; `lower` takes the plan apart.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, DataFusionError, Diagnostic as DfDiagnostic, Result, TableReference, plan_err};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{
+    DFSchema, DFSchemaRef, DataFusionError, Diagnostic as DfDiagnostic, Result, TableReference, plan_err,
+};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
+};
 use datafusion::optimizer::Analyzer;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::expressions::{BinaryExpr, Literal};
+use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned};
+use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 
 use super::functions;
 use super::operator::Compiled;
-use crate::definition::{Definitions, Source};
+use crate::definition::check::words;
+use crate::definition::meaning::{Types, checked, meant, unlisted};
+use crate::definition::{Definitions, Source, sql_name, timestamp};
 use crate::diagnostic::{Diagnostic, Span};
 
 /// What queries can name.
@@ -86,8 +94,43 @@ impl Catalog {
         planner.sql_to_expr(expr.clone(), schema, &mut Default::default())
     }
 
-    /// The smallest expression of the outer SELECT that does not plan by itself, for errors without a place.
-    fn blame(&self, query: &ast::Query) -> Option<ast::Expr> {
+    /// What of a plan, as written, is not on the list of what has a meaning; see [`crate::definition::meaning`].
+    ///
+    /// # Errors
+    /// The first expression that is not.
+    pub fn judge(&self, plan: &LogicalPlan) -> Result<()> {
+        plan.apply(|node| {
+            let mut schema = DFSchema::empty();
+            node.inputs().into_iter().for_each(|input| schema.merge(input.schema()));
+            node.apply_expressions(|expr| {
+                meant(expr.clone(), &schema)?;
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Where an expression of the outer SELECT stands, narrowed to `now` if it asks for that.
+    pub fn place_of(&self, query: &ast::Query, expr: &Expr) -> Option<TokenSpan> {
+        let (select, schema) = self.outer(query)?;
+        let wanted = expr.clone().unalias_nested().data;
+        let same = |e: &ast::Expr| match self.expression(e, &schema) {
+            Ok(planned) if planned.clone().unalias_nested().data == wanted => {
+                Err(DataFusionError::Internal(String::new()))
+            }
+            _ => Ok(()),
+        };
+        let mut finder = Smallest { plans: same, nested: 0 };
+        let ControlFlow::Break((found, _)) = ast::Visit::visit(select, &mut finder) else { return None };
+        let now = match ast::Visit::visit(&found, &mut Now) {
+            ControlFlow::Break(span) => Some(span),
+            ControlFlow::Continue(()) => None,
+        };
+        now.or(Some(found.span())).filter(|s| s.start.line > 0)
+    }
+
+    /// The outer SELECT, and the columns that its FROM offers.
+    fn outer<'q>(&self, query: &'q ast::Query) -> Option<(&'q ast::Select, DFSchemaRef)> {
         let ast::SetExpr::Select(select) = query.body.as_ref() else { return None };
         let mut from = query.clone();
         from.order_by = None;
@@ -96,17 +139,62 @@ impl Catalog {
             (s.selection, s.having) = (None, None);
             s.group_by = ast::GroupByExpr::Expressions(vec![], vec![]);
         }
-        let schema = Arc::clone(self.plan(&from).ok()?.schema());
+        Some((select, Arc::clone(self.plan(&from).ok()?.schema())))
+    }
+
+    /// The name of an aggregate of one argument, and that argument's type.
+    fn aggregated(&self, query: &ast::Query, expr: &ast::Expr) -> Option<(String, DataType)> {
+        let ast::Expr::Function(function) = expr else { return None };
+        let name = function.name.to_string().to_lowercase();
+        self.get_aggregate_meta(&name)?;
+        let ast::FunctionArguments::List(list) = &function.args else { return None };
+        let [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument))] = list.args.as_slice() else {
+            return None;
+        };
+        let (_, schema) = self.outer(query)?;
+        let data_type = self.expression(argument, &schema).ok()?.get_type(&schema).ok()?;
+        Some((name, data_type))
+    }
+
+    /// The smallest expression of the outer SELECT that does not plan by itself, for errors without a place, and why.
+    fn blame(&self, query: &ast::Query) -> Option<(ast::Expr, DataFusionError)> {
+        let (select, schema) = self.outer(query)?;
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(&schema)).build());
         let plans = |e: &ast::Expr| -> Result<()> {
-            use datafusion::logical_expr::ExprSchemable;
-            let e = self.expression(e, &schema)?;
+            let e = meant(self.expression(e, &schema)?, &schema)?;
             simplifier.coerce(e, &schema)?.get_type(&schema).map(|_| ())
         };
         let mut finder = Smallest { plans, nested: 0 };
-        match ast::Visit::visit(select.as_ref(), &mut finder) {
-            std::ops::ControlFlow::Break(found) => Some(found),
-            std::ops::ControlFlow::Continue(()) => None,
+        match ast::Visit::visit(select, &mut finder) {
+            ControlFlow::Break(found) => Some(found),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+}
+
+/// Where the name of a query's n-th column stands.
+pub fn output(query: &ast::Query, n: usize) -> Option<TokenSpan> {
+    let ast::SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let span = match select.projection.get(n)? {
+        ast::SelectItem::ExprWithAlias { alias, .. } => alias.span,
+        other => other.span(),
+    };
+    (span.start.line > 0).then_some(span)
+}
+
+/// Finds where `now` stands.
+struct Now;
+
+impl ast::Visitor for Now {
+    type Break = TokenSpan;
+    fn pre_visit_expr(&mut self, e: &ast::Expr) -> ControlFlow<TokenSpan> {
+        match e {
+            ast::Expr::Function(f)
+                if ["now", "current_timestamp"].contains(&f.name.to_string().to_lowercase().as_str()) =>
+            {
+                ControlFlow::Break(f.name.span())
+            }
+            _ => ControlFlow::Continue(()),
         }
     }
 }
@@ -117,20 +205,20 @@ struct Smallest<F> {
 }
 
 impl<F: Fn(&ast::Expr) -> Result<()>> ast::Visitor for Smallest<F> {
-    type Break = ast::Expr;
-    fn pre_visit_query(&mut self, _: &ast::Query) -> std::ops::ControlFlow<ast::Expr> {
+    type Break = (ast::Expr, DataFusionError);
+    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<Self::Break> {
         self.nested += 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
-    fn post_visit_query(&mut self, _: &ast::Query) -> std::ops::ControlFlow<ast::Expr> {
+    fn post_visit_query(&mut self, _: &ast::Query) -> ControlFlow<Self::Break> {
         self.nested -= 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
-    fn post_visit_expr(&mut self, e: &ast::Expr) -> std::ops::ControlFlow<ast::Expr> {
-        if self.nested == 0 && (self.plans)(e).is_err() {
-            return std::ops::ControlFlow::Break(e.clone());
+    fn post_visit_expr(&mut self, e: &ast::Expr) -> ControlFlow<Self::Break> {
+        match (self.plans)(e) {
+            Err(error) if self.nested == 0 => ControlFlow::Break((e.clone(), error)),
+            _ => ControlFlow::Continue(()),
         }
-        std::ops::ControlFlow::Continue(())
     }
 }
 
@@ -171,6 +259,9 @@ impl ContextProvider for Catalog {
     fn udwf_names(&self) -> Vec<String> {
         self.functions.window_functions().keys().cloned().collect()
     }
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(Types))
+    }
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         self.functions.expr_planners()
     }
@@ -181,24 +272,19 @@ impl ContextProvider for Catalog {
 /// # Errors
 /// Types that do not go together.
 pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
-    use datafusion::logical_expr::ExprSchemable;
     let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
     let simplifier = ExprSimplifier::new(context);
-    let expr = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
+    let expr = simplifier.coerce(meant(expr.clone(), schema)?, schema)?;
+    // Whatever a column's expression counts in, TIMESTAMP is microseconds: the log and the pages know no other unit.
+    let expr = match expr.get_type(schema)? {
+        DataType::Timestamp(_, _) => expr.cast_to(&timestamp(), schema)?,
+        _ => expr,
+    };
+    let expr = simplifier.simplify(expr)?;
     let data_type = expr.get_type(schema)?;
     let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
     let expr = checked(expr)?;
     Ok(Compiled { text: expr.to_string(), identity: identity(&expr), expr, data_type })
-}
-
-/// Sums, differences and products that do not fit their type are errors; DataFusion's own would wrap around silently.
-fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
-    let checked = expr.transform_up(|e| {
-        let Some(binary) = e.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(e)) };
-        let (left, right) = (Arc::clone(binary.left()), Arc::clone(binary.right()));
-        Ok(Transformed::yes(Arc::new(BinaryExpr::new(left, *binary.op(), right).with_fail_on_overflow(true))))
-    })?;
-    Ok(checked.data)
 }
 
 /// The expression as it is built. Its own text leaves out what it can: `a - b - c` may be either of two.
@@ -221,24 +307,42 @@ pub fn diagnose(
     if let DataFusionError::Collection(errors) = error {
         return errors.iter().flat_map(|e| diagnose(e, catalog, query, file, text)).collect();
     }
-    let (mut message, mut help, mut span) = (plain(error), None, None);
+    let blamed = if error.diagnostic().is_none() { catalog.blame(query) } else { None };
+    // The smallest expression's own error says more than that of the whole, if it is the same one.
+    let same = |e: &&DataFusionError| unlisted(e).is_some() || plain(e) == plain(error);
+    let said = blamed.as_ref().map(|(_, e)| e).filter(same).unwrap_or(error);
+    let mut message = words(&plain(said));
+    let mut help = None;
     if message.contains("duplicate unqualified field name") {
-        // Its names of expressions leave parentheses out.
-        help = Some("two expressions differ in their parentheses only; write one of them another way".to_string());
+        help = Some("two columns have one name: give each its own with AS, and write each expression once".to_string());
     }
+    if let Some(refused) = unlisted(said) {
+        (message, help) = (refused.message.clone(), Some(refused.help.clone()));
+    } else if let Some((name, of)) = blamed.as_ref().and_then(|(e, _)| catalog.aggregated(query, e)) {
+        // DataFusion lists every signature that it has.
+        message = format!("{name} over {} is not supported", sql_name(&of));
+        help = Some("cast it to BIGINT, DOUBLE or DECIMAL".to_string());
+    }
+    let mut span = blamed.as_ref().map(|(e, _)| place(file, e.span()));
     if let Some(d) = error.diagnostic() {
         message.clone_from(&d.message);
-        span = d.span;
+        span = d.span.map(|s| location(file, s.start.line, s.start.column, s.end.line, s.end.column));
         help = help_of(d);
     }
-    let span = match span {
-        Some(s) => location(file, s.start.line, s.start.column, s.end.line, s.end.column),
-        None => match catalog.blame(query) {
-            Some(expr) => place(file, expr.span()),
-            None => place(file, query.span()),
-        },
-    };
+    let span = span.filter(|s| s.line > 0).unwrap_or_else(|| place(file, query.span()));
+    if let Some(quoted) = double_quoted(&message, &span, text) {
+        help = Some(format!("a text stands in single quotes: '{quoted}'"));
+    }
     vec![Diagnostic::new(message, span, text, help)]
+}
+
+/// The word in double quotes that was taken for a column and is none.
+fn double_quoted(message: &str, span: &Span, text: &str) -> Option<String> {
+    let line = text.lines().nth(usize::try_from(span.line).ok()?.checked_sub(1)?)?;
+    let from = usize::try_from(span.column).ok()?.checked_sub(1)?;
+    let word: String = line.chars().skip(from).collect();
+    let word = word.strip_prefix('"')?.split('"').next()?.to_string();
+    (message.contains("column") && message.contains("not found")).then_some(word)
 }
 
 fn help_of(d: &DfDiagnostic) -> Option<String> {

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, ExprSchemable};
+use datafusion::logical_expr::{Aggregate as AggregateNode, Expr};
 
 use super::bind::compile;
 use super::operator::{Compiled, Feature, Output};
-use super::refusal::{LowerError, refuse};
+use super::refusal::{LowerError, refuse, refuse_output};
 use crate::definition::{View, timestamp};
+use crate::fold::plan::FoldPlan;
 
 /// Name of the column that stands for `now()` in output expressions.
 pub(super) const NOW: &str = "__now";
@@ -28,29 +29,53 @@ type Entity = Vec<(String, usize)>;
 pub(super) fn outputs(
     view: &View,
     groups: &[(String, Compiled)],
+    fold: &FoldPlan,
     aggregation: &AggregateNode,
     projection: &[Expr],
 ) -> Result<(Entity, Vec<Feature>), LowerError> {
-    let mut fields: Vec<_> = aggregation.schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+    // DataFusion's names, and our types: TIMESTAMP is microseconds.
+    let types = fold.group_types.iter().chain(fold.aggregates.iter().map(|a| &a.result));
+    let named = aggregation.schema.iter().zip(types);
+    let typed = |f: &Field, t: &DataType| Arc::new(f.clone().with_data_type(t.clone()));
+    let mut fields: Vec<_> = named.map(|((q, f), t)| (q.cloned(), typed(f, t))).collect();
     fields.push((None, Arc::new(Field::new(NOW, timestamp(), false))));
     let schema = DFSchema::new_with_metadata(fields, Default::default())?;
     let mut outputs: Vec<Feature> = vec![];
-    for expr in projection {
+    for (n, expr) in projection.iter().enumerate() {
         let name = expr.schema_name().to_string();
         let name =
             name.rsplit_once('.').filter(|_| matches!(expr, Expr::Column(_))).map_or(name.clone(), |(_, n)| n.into());
         let inner = expr.clone().unalias_nested().data;
-        let output = match &inner {
+        let (output, data_type) = match &inner {
             Expr::Column(c) => match schema.index_of_column(c)? {
-                n if n < groups.len() => Output::Group(n),
-                n => Output::Aggregate(n - groups.len()),
+                n if n < groups.len() => (Output::Group(n), groups[n].1.data_type.clone()),
+                n => (Output::Aggregate(n - groups.len()), fold.aggregates[n - groups.len()].result.clone()),
             },
-            _ => Output::Expression(compile(&replace_now(inner.clone())?, &schema)?),
+            _ => {
+                let c = compile(&replace_now(inner.clone())?, &schema)?;
+                let data_type = c.data_type.clone();
+                (Output::Expression(c), data_type)
+            }
         };
-        outputs.push(Feature { name, data_type: inner.get_type(&schema)?, output });
+        if outputs.iter().any(|o| o.name == name) {
+            let message = format!("two columns are named `{name}`");
+            return refuse_output(n, message, "give each its own name with AS");
+        }
+        if matches!(data_type, DataType::Null | DataType::Duration(_) | DataType::Interval(_)) {
+            let message = format!("`{name}` is {}", if data_type.is_null() { "always NULL" } else { "an interval" });
+            return refuse_output(n, message, "write date_part('epoch', a - b): the seconds of an interval");
+        }
+        outputs.push(Feature { name, data_type, output });
     }
     let entity = entity(view, groups, &outputs)?;
     let names = |f: &Feature, g: usize| entity.iter().any(|(name, e)| *e == g && *name == f.name);
+    let clash = |f: &Feature| {
+        entity.iter().any(|(name, e)| *name == f.name && !matches!(f.output, Output::Group(g) if g == *e))
+    };
+    if let Some(n) = outputs.iter().position(clash) {
+        let message = format!("the feature `{}` has the name of a column of the entity", outputs[n].name);
+        return refuse_output(n, message, "give it another name with AS");
+    }
     outputs.retain(|f| !matches!(f.output, Output::Group(g) if names(f, g)));
     if outputs.is_empty() {
         return refuse("the view has no feature beside its entity", "SELECT at least one aggregate");

@@ -1,7 +1,7 @@
 //! From DataFusion's logical plan to ours: the row, the fold, the final projection; what cannot be kept is refused by name.
 //!
 //! The plan as written gives the aggregates' inputs (the analyzer would cast `avg(bigint)`'s input to a double before we
-//! see it); the analyzed plan gives the types of results and the projection above them.
+//! see it) and the projection above them; the analyzed plan gives the types of results.
 //!
 //! Invariant: only the shape joins, WHERE, GROUP BY, SELECT gets through. Neighbours: `bind` planned the query; `row`,
 //! `aggregate` and `feature` take its parts; `operator` is what comes out.
@@ -13,14 +13,14 @@ use arrow::datatypes::{Fields, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan, Volatility};
-use datafusion::sql::sqlparser::ast::visit_relations;
+use datafusion::sql::sqlparser::ast::{Query, SelectItem, SetExpr, visit_relations};
 
 use super::aggregate::{Inputs, kept};
 use super::bind::Catalog;
 use super::feature::outputs;
 use super::fingerprint::fingerprint;
 use super::operator::ViewPlan;
-use super::refusal::{LowerError, SHAPE, name_of, refuse};
+use super::refusal::{LowerError, SHAPE, name_of, refuse, refuse_expr, refuse_output};
 use super::row::Row;
 use crate::definition::{Definitions, View};
 
@@ -30,11 +30,13 @@ use crate::definition::{Definitions, View};
 /// [`LowerError`], without a place: the caller has the syntax tree.
 pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Result<ViewPlan, LowerError> {
     refuse_views(view, definitions)?;
+    refuse_twins(&view.query)?;
     let written = catalog.plan(&view.query)?;
     refuse_expressions(&written)?;
+    catalog.judge(&written)?;
     let analyzed = catalog.analyze(written.clone())?;
-    let (_, aggregation) = top(&written)?;
-    let (projection, typed) = top(&analyzed)?;
+    let (projection, aggregation) = top(&written)?;
+    let (_, typed) = top(&analyzed)?;
 
     // Step 1. FROM and WHERE: the row, and which rows are admitted.
     let (row, conditions) = Row::below(aggregation, definitions)?;
@@ -52,7 +54,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
 
     // Step 3. SELECT: the entity and the features.
     let joins = row.joins(&schema)?;
-    let (entity, features) = outputs(view, &groups, typed, projection)?;
+    let (entity, features) = outputs(view, &groups, &fold, typed, projection)?;
     let fields: Fields = schema.fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<_>>().into();
     let mut plan = ViewPlan {
         name: view.name.clone(),
@@ -95,18 +97,39 @@ fn refuse_views(view: &View, definitions: &Definitions) -> Result<(), LowerError
     }
 }
 
+/// Two columns of one name: an answer has one value of each name.
+fn refuse_twins(query: &Query) -> Result<(), LowerError> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    let mut seen: Vec<String> = vec![];
+    for (n, item) in select.projection.iter().enumerate() {
+        let name = match item {
+            SelectItem::ExprWithAlias { alias, .. } if alias.quote_style.is_some() => alias.value.clone(),
+            SelectItem::ExprWithAlias { alias, .. } => alias.value.to_lowercase(),
+            other => other.to_string(),
+        };
+        if seen.contains(&name) {
+            return refuse_output(n, format!("two columns are named `{name}`"), "give each its own name with AS");
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
 /// What no answer can be kept of, wherever it stands.
 fn refuse_expressions(plan: &LogicalPlan) -> Result<(), LowerError> {
     let mut refused = None;
     plan.apply(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|e| {
-                refused = refusal(e);
+                refused = refusal(e).map(|(message, help)| (e.clone(), message, help));
                 Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
             })
         })
     })?;
-    refused.map_or(Ok(()), |(message, help)| refuse(message, help))
+    match refused {
+        Some((expr, message, help)) => refuse_expr(&expr, message, help),
+        None => Ok(()),
+    }
 }
 
 fn refusal(expr: &Expr) -> Option<(String, &'static str)> {

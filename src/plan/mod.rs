@@ -26,7 +26,7 @@ use crate::definition::{Definitions, Source};
 use crate::diagnostic::Diagnostic;
 use crate::fold::Fold;
 use operator::ViewPlan;
-use refusal::LowerError;
+use refusal::{About, LowerError};
 
 /// All views of a deployment, planned, with the sources they need.
 #[derive(Clone, Debug)]
@@ -86,8 +86,13 @@ pub fn plan(definitions: &Definitions) -> Result<Plan, Vec<Diagnostic>> {
             Err(LowerError::Query(e)) => {
                 problems.extend(bind::diagnose(&e, &catalog, &view.query, &view.span.file, text));
             }
-            Err(LowerError::Refused { message, help }) => {
-                let span = bind::place(&view.span.file, view.query.span());
+            Err(LowerError::Refused { message, help, about }) => {
+                let at = match about {
+                    About::Query => None,
+                    About::Expression(expr) => catalog.place_of(&view.query, &expr),
+                    About::Output(n) => bind::output(&view.query, n),
+                };
+                let span = bind::place(&view.span.file, at.unwrap_or_else(|| view.query.span()));
                 let span = if span.line == 0 { view.span.clone() } else { span };
                 let message = format!("{message} (view `{}`)", view.name);
                 problems.push(Diagnostic::new(message, span, text, Some(help)));

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, JoinType, TableReference};
 use datafusion::logical_expr::binary::comparison_coercion;
@@ -17,7 +18,7 @@ use super::bind::compile;
 use super::operator::JoinPlan;
 use super::refusal::{LowerError, SHAPE, name_of, refuse};
 use super::temporal::mentions_now;
-use crate::definition::{Definitions, Source, timestamp};
+use crate::definition::{Definitions, Source, sql_name, timestamp};
 
 /// A stream or table in `FROM`, under the name that columns are qualified with.
 struct Relation {
@@ -316,6 +317,11 @@ impl<'a> Row<'a> {
 /// Both sides of an equality, cast to the type in which they are compared.
 fn common_type((l, left): (&Expr, &DFSchema), (r, right): (&Expr, &DFSchema)) -> Result<(Expr, Expr), LowerError> {
     let (a, b) = (l.get_type(left)?, r.get_type(right)?);
+    // USING has no equality whose sides could be judged.
+    if (a == DataType::Utf8) != (b == DataType::Utf8) {
+        let message = format!("{} and {} cannot be compared", sql_name(&a), sql_name(&b));
+        return refuse(message, "cast one side of the ON equality");
+    }
     let Some(common) = comparison_coercion(&a, &b) else {
         return refuse(format!("{a} and {b} cannot be compared"), "cast one side of the ON equality");
     };

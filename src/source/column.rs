@@ -14,6 +14,7 @@ use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, TimeUnit};
 
 use super::number::{self, NumberMisfit};
+use crate::definition::meaning::canonical;
 
 /// Why a value does not fit its column, for a person.
 pub(super) type Misfit = String;
@@ -120,16 +121,12 @@ impl ColumnBuffer {
         let fits = match &mut self.values {
             Values::BigInt(v) => integer(text).map(|n: i64| v.push(n)),
             Values::Int(v) => integer(text).map(|n: i32| v.push(n)),
-            Values::Double(v) => number::double(text).map(|n| v.push(n)),
+            Values::Double(v) => number::double(text).map(|n| v.push(canonical(n))),
             Values::Decimal(v, precision, scale) => {
                 number::fixed_point(text.as_bytes(), *precision, *scale).map(|n| v.push(n))
             }
             Values::Timestamp(_) => {
-                return Err(format!(
-                    "{} is a number, and TIMESTAMP takes RFC 3339 text; declare the column BIGINT and write, for \
-                     milliseconds, EVENT TIME to_timestamp_millis(column)",
-                    excerpt(text)
-                ));
+                return Err(counted(text));
             }
             Values::Boolean(_) | Values::Text(..) | Values::Date(_) | Values::List(..) => {
                 return Err(self.expected(&format!("the number {}", excerpt(text))));
@@ -155,7 +152,15 @@ impl ColumnBuffer {
             Values::Boolean(_) | Values::Int(_) | Values::BigInt(_) | Values::List(..) => false,
         };
         if !fits {
-            return Err(self.expected(&format!("the text {:?}", excerpt(text))));
+            let help = match self.values {
+                Values::Timestamp(_) if number::instant(&format!("{text}Z")).is_some() => {
+                    "; say its zone, as in 2026-11-20T21:00:00Z or 2026-11-20 22:00:00+01:00"
+                }
+                Values::Timestamp(_) => "; write RFC 3339 with a zone, as in 2026-11-20T21:00:00.123456Z",
+                Values::Date(_) => "; write YYYY-MM-DD",
+                _ => "",
+            };
+            return Err(self.expected(&format!("the text {:?}{help}", excerpt(text))));
         }
         self.valid.append_non_null();
         Ok(())
@@ -190,7 +195,7 @@ impl ColumnBuffer {
     /// A double.
     pub(super) fn double(&mut self, value: f64) -> Result<(), Misfit> {
         match &mut self.values {
-            Values::Double(v) => v.push(value),
+            Values::Double(v) => v.push(canonical(value)),
             _ => return Err(self.expected(&format!("the double {value}"))),
         }
         self.valid.append_non_null();
@@ -268,6 +273,21 @@ impl ColumnBuffer {
             NumberMisfit::TooLarge => format!("{} is out of the range of {name}", excerpt(text)),
         }
     }
+}
+
+/// A number where a TIMESTAMP should be: what to write if it counts what numbers of its size usually count.
+fn counted(text: &str) -> Misfit {
+    let number = number::double(text).map_or(0.0, f64::abs);
+    let (unit, function) = match number {
+        n if n < 1e11 => ("seconds", "to_timestamp_seconds"),
+        n if n < 1e14 => ("milliseconds", "to_timestamp_millis"),
+        _ => ("microseconds", "to_timestamp_micros"),
+    };
+    format!(
+        "{} is a number, and TIMESTAMP takes RFC 3339 text; if it counts {unit}, declare the column BIGINT and write EVENT \
+         TIME {function}(column)",
+        excerpt(text)
+    )
 }
 
 /// The type's name as it is written in a definition.

@@ -62,16 +62,34 @@ fn text_times_and_arrays() {
     check_value("BOOLEAN", "true", Ok("true"));
     check_value("BOOLEAN", "1", Err("expected BOOLEAN, found the number 1"));
     check_value("TIMESTAMP", "\"2024-05-01T12:00:00.5+02:00\"", Ok("2024-05-01T10:00:00.500"));
-    for text in ["2024-05-01", "2024-05-01T12:00:00", "2024-05-01T12:00:00Z "] {
-        let why = format!("expected TIMESTAMP, found the text {text:?}");
+    let zone = "say its zone, as in 2026-11-20T21:00:00Z or 2026-11-20 22:00:00+01:00";
+    let format = "write RFC 3339 with a zone, as in 2026-11-20T21:00:00.123456Z";
+    for (text, help) in [
+        ("2024-05-01", format),
+        ("2024-05-01T12:00:00", zone),
+        ("2026-11-22 06:00:00", zone),
+        ("2024-05-01T12:00:00Z ", format),
+        ("yesterday", format),
+    ] {
+        let why = format!("expected TIMESTAMP, found the text {text:?}; {help}");
         check_value("TIMESTAMP", &format!("{text:?}"), Err(&why));
     }
-    check_value("TIMESTAMP", "\"yesterday\"", Err("expected TIMESTAMP, found the text \"yesterday\""));
-    let unit = "1714564800 is a number, and TIMESTAMP takes RFC 3339 text; declare the column BIGINT and write, for \
-                milliseconds, EVENT TIME to_timestamp_millis(column)";
-    check_value("TIMESTAMP", "1714564800", Err(unit));
+    for (number, unit, function) in [
+        ("1714564800", "seconds", "to_timestamp_seconds"),
+        ("1714564800123", "milliseconds", "to_timestamp_millis"),
+        ("1714564800123456", "microseconds", "to_timestamp_micros"),
+    ] {
+        let why = format!(
+            "{number} is a number, and TIMESTAMP takes RFC 3339 text; if it counts {unit}, declare the column BIGINT and write \
+             EVENT TIME {function}(column)"
+        );
+        check_value("TIMESTAMP", number, Err(&why));
+    }
+    // There is one zero.
+    check_value("DOUBLE", "-0.0", Ok("0.0"));
+    check_value("DOUBLE[]", "[-0, -1e-400]", Ok("[0.0, 0.0]"));
     check_value("DATE", "\"2024-02-29\"", Ok("2024-02-29"));
-    check_value("DATE", "\"2023-02-29\"", Err("expected DATE, found the text \"2023-02-29\""));
+    check_value("DATE", "\"2023-02-29\"", Err("expected DATE, found the text \"2023-02-29\"; write YYYY-MM-DD"));
     check_value("BIGINT[]", "[1, null, 3e0]", Ok("[1, -, 3]"));
     check_value("BIGINT[]", "[]", Ok("[]"));
     check_value("TEXT[]", r#"["a","b\n"]"#, Ok("[a, b\n]"));

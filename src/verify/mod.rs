@@ -18,6 +18,7 @@ mod histories;
 mod oracle_facts;
 mod oracle_functions;
 mod oracle_join;
+mod oracle_meaning;
 mod oracle_numbers;
 mod oracle_plan;
 mod oracle_rows;

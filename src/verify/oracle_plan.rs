@@ -16,6 +16,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, LogicalPlan, Operator, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
 
+use super::oracle_meaning::COUNTED;
 use super::oracle_scalars::{FloorToGrid, NOW};
 use crate::definition::{Definitions, Source};
 
@@ -296,9 +297,20 @@ impl Rounding {
     /// `left op right`, the event time rounded down if this compares it with now().
     fn compare(&self, left: Expr, op: Operator, right: Expr) -> Result<Expr> {
         let is_event_time = |e: &Expr| self.is_event_time(e);
-        let (left, right) = if shifted(&left, &is_event_time) && shifted(&right, &is_now) {
+        let is_age = |e: &Expr| match e {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
+                (shifted(left, &is_now) && shifted(right, &is_event_time))
+                    || (shifted(left, &is_event_time) && shifted(right, &is_now))
+            }
+            _ => false,
+        };
+        let (left, right) = if shifted(&left, &is_event_time) && shifted(&right, &is_now)
+            || shifted(&left, &is_age) && constant(&right)
+        {
             (self.floored(left)?, right)
-        } else if shifted(&left, &is_now) && shifted(&right, &is_event_time) {
+        } else if shifted(&left, &is_now) && shifted(&right, &is_event_time)
+            || constant(&left) && shifted(&right, &is_age)
+        {
             (left, self.floored(right)?)
         } else {
             (left, right)
@@ -325,16 +337,21 @@ impl Rounding {
 }
 
 fn is_bound(op: Operator) -> bool {
-    matches!(op, Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq)
+    matches!(op, Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq | Operator::Eq)
+}
+
+fn constant(expr: &Expr) -> bool {
+    !mentions_now(expr) && expr.column_refs().is_empty()
 }
 
 /// Is it `base`, plus or minus constants?
 fn shifted(expr: &Expr, base: &dyn Fn(&Expr) -> bool) -> bool {
-    let constant = |e: &Expr| !mentions_now(e) && e.column_refs().is_empty();
     match expr {
         _ if base(expr) => true,
         Expr::Alias(alias) => shifted(&alias.expr, base),
         Expr::Cast(cast) => shifted(&cast.expr, base),
+        // A length of time is counted in microseconds.
+        Expr::ScalarFunction(f) if f.func.name() == COUNTED => f.args.iter().all(|e| shifted(e, base)),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => {
             (shifted(left, base) && constant(right)) || (constant(left) && shifted(right, base))
         }

@@ -8,11 +8,9 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 
 use super::recompute::{Recompute, RecomputeError};
-use crate::definition::{Column, Connector, Definitions, Format, Source, SourceKind, View, timestamp};
+use crate::definition::{Column, Connector, Definitions, Format, Source, SourceKind, View, parse_query, timestamp};
 
 /// Definitions and logged events.
 #[derive(Default)]
@@ -49,12 +47,10 @@ impl World {
         self
     }
 
-    fn answer(&self, sql: &str, resolution: Option<i64>, now: i64) -> Result<RecordBatch, RecomputeError> {
-        let mut statements = Parser::parse_sql(&GenericDialect {}, sql).expect("the test's SQL parses");
-        let Some(ast::Statement::Query(query)) = statements.pop() else { panic!("not a query: {sql}") };
-        let view = View {
+    fn view(&self, sql: &str, resolution: Option<i64>) -> View {
+        View {
             name: "v".to_string(),
-            query,
+            query: parse_query(sql).expect("the test's SQL parses"),
             text: sql.to_string(),
             entity: None,
             freshness: None,
@@ -62,8 +58,11 @@ impl World {
             retention: None,
             labels: Default::default(),
             span: Default::default(),
-        };
-        Recompute::new(&self.definitions, &view)?.at(&self.events, now)
+        }
+    }
+
+    fn answer(&self, sql: &str, resolution: Option<i64>, now: i64) -> Result<RecordBatch, RecomputeError> {
+        Recompute::new(&self.definitions, &self.view(sql, resolution))?.at(&self.events, now)
     }
 
     /// `want`: the answer's rows, each as its cells with a space between, null as `-`.
@@ -397,4 +396,43 @@ fn what_it_cannot_judge_is_refused() {
     let subquery = "SELECT u, count(*) FROM (SELECT u FROM e) GROUP BY u";
     world.check_refused(subquery, Some(SECOND), "subquery");
     assert!(matches!(world.answer("SELECT nope FROM e GROUP BY u", None, 0), Err(RecomputeError::Failed { .. })));
+}
+
+#[test]
+fn lengths_of_time_are_compared_by_their_length() {
+    const DAY: i64 = 24 * 3_600 * SECOND;
+    let world = events(&[&format!("1 1 1 a {} 0 0", 10 * DAY)]);
+    let sql = "SELECT u, count(*) FILTER (WHERE ts - TIMESTAMP '1970-01-09' > INTERVAL '1 day') AS a,
+        count(*) FILTER (WHERE ts - TIMESTAMP '1970-01-09' BETWEEN INTERVAL '1 day' AND INTERVAL '47 hours') AS b,
+        count(*) FILTER (WHERE ts - TIMESTAMP '1970-01-09' IN (INTERVAL '48 hours')) AS c,
+        now() - max(ts) > INTERVAL '1 day' AS d, CASE now() - max(ts) WHEN INTERVAL '2 days' THEN 'two' ELSE '-' END AS e
+        FROM e GROUP BY u";
+    world.check(sql, 12 * DAY, &["1 1 1 0 1 true two"]);
+    world.check(sql, 11 * DAY, &["1 1 1 0 1 false -"]);
+}
+
+#[test]
+fn there_is_one_zero_and_negation_does_not_wrap_around() {
+    let world = events(&["1 0 1 a 1 0 0", "1 0 -9223372036854775808 a 1 0 1"]);
+    let sql = "SELECT u, count(*), sum(1.0 / nullif(-x, 0.0)), count(DISTINCT x * -1), min(CASE -x WHEN 0.0 THEN 1 ELSE 2 END) FROM e GROUP BY u";
+    world.check(sql, 1, &["1 1 2 - 1 1"]);
+    world.check("SELECT u, count(*), max(-n) FROM e GROUP BY u", 1, &["1 1 1 -1"]);
+    world.check("SELECT u, count(*) FROM e WHERE -n < 0 GROUP BY u", 1, &["1 1 1"]);
+}
+
+/// What is recomputed is the text as it was written; another form of it is what `plan` reads.
+#[test]
+fn the_text_is_what_is_recomputed() {
+    let world = events(&["1 1 1 a 5 0 0", "1 2 1 a 5 0 1"]);
+    let sum = "SELECT u, sum(x) FROM e GROUP BY u";
+    let mut view = world.view("SELECT u, count(*) FROM e GROUP BY u", None);
+    view.text = sum.to_string();
+    let answer = Recompute::new(&world.definitions, &view).and_then(|r| r.at(&world.events, 5)).expect("it runs");
+    assert_eq!(answer.schema().field(2).name(), "sum(e.x)");
+    // Two aggregates that DataFusion would give one name are told apart first.
+    let both = "SELECT u, sum(n), sum(CAST(n AS DOUBLE)) FROM e GROUP BY u";
+    view.text = both.to_string();
+    view.query = parse_query("SELECT u, sum(n), sum(CAST(n AS DOUBLE)) FILTER (WHERE 1 = 1) FROM e GROUP BY u")
+        .expect("it parses");
+    assert!(Recompute::new(&world.definitions, &view).is_ok());
 }

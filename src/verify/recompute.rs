@@ -37,11 +37,13 @@ use thiserror::Error;
 use super::oracle_functions::{DoubleExtreme, Exact};
 use super::oracle_join::joins_doubles;
 use super::oracle_plan::{Call, Shape, ignored_clause, take_apart};
+use super::oracle_meaning::{Micros, read};
+use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
 use super::oracle_rows::{
     OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };
 use super::oracle_scalars::{ArraySum, Now};
-use crate::definition::{Definitions, View};
+use crate::definition::{Definitions, View, parse_query};
 
 /// Why a view cannot be recomputed.
 #[derive(Debug, Error)]
@@ -90,9 +92,16 @@ impl Recompute {
             return Err(unsupported(clause));
         }
         let state = session(definitions).map_err(failed)?;
-        let statement = Statement::Statement(Box::new(ast::Statement::Query(view.query.clone())));
-        // Planning only resolves names in memory, so any executor will do.
-        let plan = futures::executor::block_on(state.statement_to_plan(statement)).map_err(failed)?;
+        let planned = |query: Box<ast::Query>| {
+            let statement = Statement::Statement(Box::new(ast::Statement::Query(query)));
+            // Planning only resolves names in memory, so any executor will do.
+            futures::executor::block_on(state.statement_to_plan(statement))
+        };
+        // The text as it was written. DataFusion cannot plan it where two aggregates have one name: then they are told
+        // apart, as they are for the engine.
+        let written = parse_query(&view.text).map_err(|e| failed(DataFusionError::SQL(Box::new(e), None)))?;
+        let plan = planned(written).or_else(|_| planned(view.query.clone())).map_err(failed)?;
+        let plan = read(plan).map_err(failed)?;
         let options = state.config_options();
         let plan = state.analyzer().execute_and_check(plan, options, |_, _| {}).map_err(failed)?;
         let shape = take_apart(plan, definitions, view.resolution).map_err(unsupported)?;
@@ -183,7 +192,7 @@ fn session(definitions: &Definitions) -> Fallible<SessionState> {
         let empty = MemTable::try_new(query_schema(source), vec![vec![]])?;
         context.register_table(TableReference::bare(source.name.as_str()), Arc::new(empty))?;
     }
-    Ok(context.state())
+    Ok(SessionStateBuilder::new_from_existing(context.state()).with_type_planner(Arc::new(Micros)).build())
 }
 
 /// The same session for an instant: `current_date` and the like ask the session, not [`Now`].

@@ -12,6 +12,7 @@ mod kafka;
 mod oracle;
 mod proof;
 mod real;
+mod sql;
 mod support;
 mod tables;
 mod tamper;

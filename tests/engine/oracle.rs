@@ -76,7 +76,8 @@ FROM events WHERE ts > now() - INTERVAL '3 hours' AND s <> 'skip' GROUP BY grp, 
 CREATE FEATURE VIEW by_category AS SELECT i.category,
   count(*) AS rows_all, sum(i.price * e.n) AS worth, min(e.x) AS min_x, max(e.s) AS max_s,
   count(DISTINCT e.grp) AS groups, last_value(e.s ORDER BY e.ts) AS last_s,
-  sum(e.x) FILTER (WHERE e.ts > now() - INTERVAL '6 hours') AS sum_x,
+  sum(e.x) FILTER (WHERE e.ts > now() - INTERVAL '6 hours') AS sum_x, max(to_timestamp_millis(e.n)) AS time,
+  count(*) FILTER (WHERE e.ts - i.valid_from > INTERVAL '1 day') AS settled, count(DISTINCT struct(-e.x)) AS values,
   last_value(e.n ORDER BY e.n DESC) FILTER (WHERE e.ts > now() - INTERVAL '6 hours') AS least_n
 FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category;
 
@@ -86,6 +87,22 @@ CREATE FEATURE VIEW by_region AS SELECT r.region,
   first_value(i.category ORDER BY e.ts) AS first_category
 FROM events AS e LEFT JOIN shops AS r ON r.grp = e.grp LEFT JOIN items AS i ON i.item = e.item
 WHERE e.ts > now() - INTERVAL '12 hours' GROUP BY r.region;
+
+CREATE FEATURE VIEW meanings AS SELECT grp,
+  count(*) FILTER (WHERE arrived - ts > INTERVAL '1 hour') AS late, count(*) FILTER (WHERE arrived - ts BETWEEN INTERVAL '-1 day' AND INTERVAL '20 hours') AS near,
+  count(*) FILTER (WHERE ts + INTERVAL '1 month' < arrived + INTERVAL '30 days') AS short_month,
+  count(*) FILTER (WHERE CASE -x WHEN 0.0 THEN true ELSE false END) AS zeros, sum(1.0 / nullif(x * -1, 0.0)) AS inverses, min(x / x) AS ratio,
+  count(DISTINCT struct(-x, s)) AS pairs, first_value(s ORDER BY -x, n) AS greatest_s, last_value(s ORDER BY x * 0.0, n) AS any_s,
+  max(to_timestamp_millis(n)) AS time, last_value(date_trunc('day', ts) ORDER BY ts) AS day, max(-n) AS least, max(abs(d)) AS size,
+  max(date_part('epoch', arrived - ts)) FILTER (WHERE now() - ts < INTERVAL '6 hours') AS longest_6h, count(*) FILTER (WHERE now() - INTERVAL '1 hour' - ts >= INTERVAL '1 hour') AS older,
+  sum(length(upper(s)) + strpos(s, 'e')) AS letters, count(*) FILTER (WHERE s LIKE '%y%' OR s IN ('p', 'q')) AS some, max(coalesce(s, 'none')) AS max_s,
+  now() - max(ts) > INTERVAL '1 day' AS old, CASE WHEN count(*) > 3 THEN 'many' ELSE 'few' END AS size_word, round(avg(x), 2) AS rounded,
+  date_part('epoch', now()) - date_part('epoch', max(ts)) < 86400.5 AS seconds_of_a_day
+FROM events GROUP BY grp;
+
+CREATE FEATURE VIEW by_hour AS SELECT date_trunc('hour', ts) AS hour, date_part('dow', ts) AS weekday, count(*) AS n_all, sum(-d) AS debt,
+  count(*) FILTER (WHERE NOT (now() - ts > INTERVAL '12 hours')) AS n_12h
+FROM events GROUP BY date_trunc('hour', ts), date_part('dow', ts);
 
 CREATE FEATURE VIEW faulty AS SELECT grp,
   sum(n * 1500000000000000000) AS products, sum(100 / n) AS shares, sum(100 / n) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS shares_6h, count(*) AS good

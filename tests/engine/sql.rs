@@ -1,0 +1,319 @@
+//! What a query means: answers worked out by hand where readings of SQL differ, each recomputed by the batch engine too;
+//! and what is refused, at the word itself.
+
+use super::support::{Deployment, How};
+use headwater::source::replay::ReplayClock;
+
+const EVENTS: &str = "CREATE STREAM events (
+  u BIGINT, i BIGINT, n INT, x DOUBLE, d DECIMAL(12, 2), s TEXT, l DOUBLE[], day DATE, other TIMESTAMP, ts TIMESTAMP NOT NULL
+) EVENT TIME ts FROM FILE (path = 'events.jsonl', format = 'jsonl');
+CREATE TABLE names (u BIGINT PRIMARY KEY, day DATE, ms BIGINT) FROM FILE (path = 'names.csv', format = 'csv');\n";
+
+const NAMES: &str = "u,day,ms\n1,2024-01-01,1704067200123\n";
+
+/// A deployment of these views over these rows, taken in.
+fn taken_in(views: &str, rows: &[&str]) -> Deployment {
+    let deployment = Deployment::new(&[
+        ("a.sql", EVENTS),
+        ("b.sql", views),
+        ("./events.jsonl", &format!("{}\n", rows.join("\n"))),
+        ("./names.csv", NAMES),
+    ]);
+    let loaded = deployment.load();
+    let how = How { clock: ReplayClock::Record, workers: 2, cut: 1, kills: 0, seed: 1 };
+    loaded.replay(&deployment.path("data"), &how);
+    loaded.verify(&deployment.path("data"), 7, views);
+    deployment
+}
+
+/// `get` says these words about a key at an instant.
+#[track_caller]
+fn says(deployment: &Deployment, view: &str, key: &str, as_of: &str, words: &[&str]) {
+    deployment.run("get", "data", &[view, key, "--as-of", as_of]).expect(0, words);
+}
+
+/// Rule 14, and findings J1: 48 hours are more than a day, in rows and above aggregates.
+#[test]
+fn lengths_of_time_are_compared_by_their_length() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u,
+      count(*) FILTER (WHERE ts - other > INTERVAL '1 day') AS over_a_day,
+      count(*) FILTER (WHERE ts - other BETWEEN INTERVAL '1 day' AND INTERVAL '3 days') AS some_days,
+      count(*) FILTER (WHERE ts - other IN (INTERVAL '48 hours', INTERVAL '1 week')) AS two_days,
+      count(*) FILTER (WHERE ts - other < INTERVAL '7 days') AS within_a_week,
+      max(date_part('epoch', ts - other)) AS longest,
+      now() - max(ts) > INTERVAL '1 day' AS old,
+      now() - max(ts) BETWEEN INTERVAL '1 day' AND INTERVAL '3 days' AS oldish,
+      CASE now() - max(ts) WHEN INTERVAL '2 days' THEN 'two' ELSE 'other' END AS days
+    FROM events GROUP BY u;";
+    let rows = [
+        r#"{"u":1,"ts":"2024-01-10T00:00:00Z","other":"2024-01-08T00:00:00Z"}"#,
+        r#"{"u":1,"ts":"2024-01-10T00:00:00Z","other":"2024-01-09T12:00:00Z"}"#,
+        r#"{"u":1,"ts":"2024-01-10T00:00:00Z","other":"2023-12-01T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    let counts =
+        [r#""over_a_day":2"#, r#""some_days":1"#, r#""two_days":1"#, r#""within_a_week":2"#, r#""longest":3456000.0"#];
+    let late = [&counts[..], &[r#""old":true"#, r#""oldish":true"#, r#""days":"two""#]].concat();
+    says(&deployment, "v", "1", "2024-01-12T00:00:00Z", &late);
+    let early = [&counts[..], &[r#""old":false"#, r#""oldish":false"#, r#""days":"other""#]].concat();
+    says(&deployment, "v", "1", "2024-01-10T23:00:00Z", &early);
+}
+
+/// J5, D8: −0 is 0 and there is one NaN: decoded, computed, in lists and structs.
+#[test]
+fn there_is_one_zero_and_one_nan() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u,
+      count(*) FILTER (WHERE x = 0.0) AS equal,
+      count(*) FILTER (WHERE CASE x WHEN 0.0 THEN true ELSE false END) AS in_case,
+      count(*) FILTER (WHERE nullif(x, 0.0) IS NULL) AS no_divisor,
+      count(*) FILTER (WHERE CASE x * -1 WHEN 0.0 THEN true ELSE false END) AS product,
+      count(*) FILTER (WHERE -x = 0.0 AND NOT -x < 0.0) AS negated,
+      count(*) FILTER (WHERE x / x > 1.0) AS nans,
+      count(DISTINCT x) AS values, count(DISTINCT x * -1) AS products, count(DISTINCT x / x) AS ratios,
+      count(DISTINCT struct(x, s)) AS structs, count(DISTINCT struct(-x, s)) AS negated_structs, count(DISTINCT l) AS lists,
+      first_value(s ORDER BY x, i) AS first_s, first_value(s ORDER BY -x, i) AS first_negated,
+      nullif(min(x), 0.0) IS NULL AS least_is_zero, CASE -min(x) WHEN 0.0 THEN 1 ELSE 0 END AS opposite_of_least
+    FROM events GROUP BY u;
+    CREATE FEATURE VIEW by_list AS SELECT l, count(*) AS rows FROM events GROUP BY l;
+    CREATE FEATURE VIEW by_x AS SELECT x, count(*) AS rows FROM events GROUP BY x;
+    CREATE FEATURE VIEW by_product AS SELECT x * -1 AS product, count(*) AS rows FROM events GROUP BY x * -1;";
+    let rows = [
+        r#"{"u":1,"i":1,"s":"a","x":0.0,"l":[0.0,"NaN"],"ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":0,"s":"a","x":-0.0,"l":[-0.0,"NaN"],"ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":2,"s":"a","x":-1e-400,"l":[-0,"NaN"],"ts":"2024-01-10T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    let all = [
+        r#""equal":3"#,
+        r#""in_case":3"#,
+        r#""no_divisor":3"#,
+        r#""product":3"#,
+        r#""negated":3"#,
+        r#""nans":3"#,
+        r#""values":1"#,
+        r#""products":1"#,
+        r#""ratios":1"#,
+        r#""structs":1"#,
+        r#""negated_structs":1"#,
+        r#""lists":1"#,
+        r#""least_is_zero":true"#,
+        r#""opposite_of_least":1"#,
+    ];
+    says(&deployment, "v", "1", "2024-01-12T00:00:00Z", &all);
+    says(&deployment, "by_x", "0", "2024-01-12T00:00:00Z", &[r#""rows":3"#]);
+    says(&deployment, "by_product", "0", "2024-01-12T00:00:00Z", &[r#""rows":3"#]);
+    // One group of lists: the log's groups are what `verify` has compared.
+    let opened = deployment.load().open(&deployment.path("data"));
+    let view = opened.plan.view_index("by_list").expect("it is planned");
+    assert_eq!(opened.cache.groups(view).expect("pages are readable").len(), 1);
+}
+
+/// D4: times in other units are kept, sealed and asked for in microseconds, also through a join.
+#[test]
+fn times_in_other_units_are_microseconds() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u,
+      max(to_timestamp_millis(i)) AS newest, last_value(to_timestamp_seconds(n) ORDER BY ts) AS last_n,
+      max(CAST(day AS TIMESTAMP)) AS last_day, first_value(s ORDER BY to_timestamp_millis(i) DESC) AS newest_s,
+      count(DISTINCT to_timestamp_millis(i)) AS times, now() - max(to_timestamp_millis(i)) < INTERVAL '1 day' AS fresh,
+      date_trunc('hour', max(to_timestamp_millis(i))) AS hour
+    FROM events GROUP BY u;
+    CREATE FEATURE VIEW by_day AS SELECT CAST(day AS TIMESTAMP) AS day, count(*) AS rows FROM events GROUP BY CAST(day AS TIMESTAMP);
+    CREATE FEATURE VIEW joined AS SELECT e.u, max(to_timestamp_millis(t.ms)) AS newest, max(CAST(t.day AS TIMESTAMP)) AS last_day
+    FROM events AS e JOIN names AS t ON t.u = e.u GROUP BY e.u;";
+    let rows = [
+        r#"{"u":1,"i":1704888000123,"n":1704888000,"s":"a","day":"2024-01-10","ts":"2024-01-10T12:00:00Z"}"#,
+        r#"{"u":1,"i":1704888000122,"n":1704888001,"s":"b","day":"2024-01-09","ts":"2024-01-10T12:00:01Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    let all = [
+        r#""newest":"2024-01-10T12:00:00.123000Z""#,
+        r#""last_n":"2024-01-10T12:00:01.000000Z""#,
+        r#""last_day":"2024-01-10T00:00:00.000000Z""#,
+        r#""newest_s":"a""#,
+        r#""times":2"#,
+        r#""fresh":true"#,
+        r#""hour":"2024-01-10T12:00:00.000000Z""#,
+    ];
+    says(&deployment, "v", "1", "2024-01-11T00:00:00Z", &all);
+    says(&deployment, "by_day", "2024-01-10T00:00:00Z", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+    let joined = [r#""newest":"2024-01-01T00:00:00.123000Z""#, r#""last_day":"2024-01-01T00:00:00.000000Z""#];
+    says(&deployment, "joined", "1", "2024-01-11T00:00:00Z", &joined);
+}
+
+/// D6: doubles about `now()` are compared as they are written; moving a term to the other side would round elsewhere.
+#[test]
+fn comparisons_of_doubles_are_not_rewritten() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u,
+      (date_part('epoch', now()) * 0.0 + 0.5) - max(x) < 0.4 AS below,
+      (date_part('epoch', now()) * 0.0 + 0.5) - max(x) AS difference
+    FROM events GROUP BY u;";
+    let deployment = taken_in(views, &[r#"{"u":1,"x":0.1,"ts":"2024-01-10T00:00:00Z"}"#]);
+    says(&deployment, "v", "1", "2024-01-11T00:00:00Z", &[r#""below":false"#, r#""difference":0.4"#]);
+}
+
+/// D7, rule 22: what does not fit sends the row to the quarantine, for that view alone.
+#[test]
+fn negation_does_not_wrap_around() {
+    let views = "CREATE FEATURE VIEW opposites AS SELECT u, max(-i) AS i, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW sizes AS SELECT u, max(abs(n)) AS n, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW filtered AS SELECT u, count(*) AS rows FROM events WHERE -i < 0 GROUP BY u;
+    CREATE FEATURE VIEW counts AS SELECT u, count(*) AS rows, -min(i) AS above FROM events GROUP BY u;";
+    let rows = [
+        r#"{"u":1,"i":-9223372036854775808,"n":-2147483648,"ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":5,"n":-7,"ts":"2024-01-10T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    says(&deployment, "opposites", "1", "2024-01-11T00:00:00Z", &[r#""i":-5"#, r#""rows":1"#]);
+    says(&deployment, "sizes", "1", "2024-01-11T00:00:00Z", &[r#""n":7"#, r#""rows":1"#]);
+    says(&deployment, "filtered", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+    // Above the aggregates it is the feature that has no value.
+    says(&deployment, "counts", "1", "2024-01-11T00:00:00Z", &[r#""rows":2"#, r#""above":null"#]);
+    let refused = deployment.load().open(&deployment.path("data")).refused();
+    let views: Vec<_> = refused.iter().map(|r| (r.1, r.2.as_deref().expect("a view's refusal"))).collect();
+    assert_eq!(views, [(0, "filtered"), (0, "opposites"), (0, "sizes")]);
+}
+
+/// D9: `=` sees the event time rounded down, as the other comparisons do; rule 14: without a grid it is exact.
+#[test]
+fn equality_with_now_sees_the_grid() {
+    let select = "SELECT u, count(*) FILTER (WHERE ts = now()) AS now, count(*) FILTER (WHERE now() - ts = INTERVAL '1 hour') AS hour,
+      count(*) FILTER (WHERE NOT (now() - ts >= INTERVAL '1 hour')) AS younger, count(*) FILTER (WHERE ts > now() - INTERVAL '1 hour') AS last_hour,
+      count(*) AS rows
+    FROM events GROUP BY u;";
+    let views = format!(
+        "CREATE FEATURE VIEW rounded WITH (resolution = '10 minutes') AS {select} CREATE FEATURE VIEW exact AS {select}"
+    );
+    let rows = [r#"{"u":1,"ts":"2024-01-10T00:05:00.000001Z"}"#, r#"{"u":1,"ts":"2024-01-10T00:00:00Z"}"#];
+    let deployment = taken_in(&views, &rows);
+    let check = |view: &str, as_of: &str, want: [u32; 4]| {
+        let [now, hour, younger, last_hour] = want;
+        let words = format!(r#""now":{now},"hour":{hour},"younger":{younger},"last_hour":{last_hour}"#);
+        says(&deployment, view, "1", as_of, &[&words]);
+    };
+    check("rounded", "2024-01-10T01:00:00Z", [0, 2, 0, 0]);
+    check("exact", "2024-01-10T01:00:00Z", [0, 1, 1, 1]);
+    check("exact", "2024-01-10T01:05:00Z", [0, 0, 1, 1]);
+    check("exact", "2024-01-10T01:05:00.000001Z", [0, 1, 0, 0]);
+    check("exact", "2024-01-10T00:05:00.000001Z", [1, 0, 2, 2]);
+    check("exact", "2024-01-10T00:05:00Z", [0, 0, 1, 1]);
+}
+
+/// Rules 19 and 23: over doubles the real sum, rounded once; over whole numbers null while the sum does not fit.
+#[test]
+fn sums_are_exact() {
+    let views =
+        "CREATE FEATURE VIEW v AS SELECT u, sum(x) AS sum_x, avg(x) AS avg_x, var(x) AS var_x, stddev(x) AS dev_x,
+      min(x) AS min_x, max(x) AS max_x, sum(i) AS sum_i, avg(i) AS avg_i, sum(i) FILTER (WHERE i < 0 OR s = 'b') AS less
+    FROM events GROUP BY u;";
+    let row = |u: i64, i: i64, x: &str, s: &str| {
+        format!(r#"{{"u":{u},"i":{i},"x":{x},"s":"{s}","ts":"2024-01-10T00:00:00Z"}}"#)
+    };
+    let most = i64::MAX;
+    let rows = [
+        row(1, most, "1e16", "a"),
+        row(1, most, "1", "b"),
+        row(1, -3, "1", "a"),
+        row(1, 0, "-1e16", "a"),
+        row(2, 1, "1", "a"),
+        row(2, 2, "2", "a"),
+        row(2, 4, "4", "a"),
+        row(3, 1, "\"Infinity\"", "a"),
+        row(3, 1, "\"NaN\"", "a"),
+        row(3, 1, "-1e308", "a"),
+    ];
+    let deployment = taken_in(views, &rows.each_ref().map(String::as_str));
+    let as_of = "2024-01-11T00:00:00Z";
+    // 1e16 + 1 + 1 - 1e16 = 2; two of the greatest BIGINT do not fit, the greatest less three does.
+    let one = [r#""sum_x":2"#, r#""avg_x":0.5"#, r#""sum_i":null"#, r#""less":9223372036854775804"#];
+    says(&deployment, "v", "1", as_of, &one);
+    // var = (3 · 21 − 49) / (3 · 2) = 7/3.
+    let dev = (7.0f64 / 3.0).sqrt();
+    let two = [r#""sum_x":7"#, &format!(r#""var_x":{}"#, 7.0 / 3.0), &format!(r#""dev_x":{dev}"#), r#""sum_i":7"#];
+    says(&deployment, "v", "2", as_of, &two);
+    says(&deployment, "v", "3", as_of, &[r#""sum_x":"NaN""#, r#""min_x":-1e+308"#, r#""max_x":"NaN""#]);
+}
+
+/// What is refused, and the word at which it is.
+#[test]
+fn what_is_refused_is_refused_at_the_word() {
+    let check = |query: &str, word: &str, message: &str| {
+        let deployment =
+            Deployment::new(&[("a.sql", EVENTS), ("b.sql", &format!("CREATE FEATURE VIEW v AS\n{query};"))]);
+        let column = query.find(word).expect("the word is there") + 1;
+        deployment.run("check", "data", &[]).expect(2, &[&format!("dataflows/b.sql:2:{column}\n"), message]);
+    };
+    // J4: nothing counts, and nothing is true.
+    check("SELECT u, count(NULL) AS c FROM events GROUP BY u", "count", "the argument of count is NULL in every row");
+    check(
+        "SELECT u, bool_or(NULL) AS c FROM events GROUP BY u",
+        "bool_or",
+        "the argument of bool_or is NULL in every row",
+    );
+    // J6.
+    let long = "SELECT u, count(*) FILTER (WHERE ts > now() - INTERVAL '106000000 days') AS c FROM events GROUP BY u";
+    check(long, "'106000000", "an interval is at most 100 years");
+    // Two outputs of one name, and a feature with the name of the entity (J7).
+    check("SELECT u, sum(x) AS a, sum(i) AS a FROM events GROUP BY u", "a FROM", "two columns are named `a`");
+    check(
+        "SELECT max(x) AS u FROM events GROUP BY u",
+        "u FROM",
+        "the feature `u` has the name of a column of the entity",
+    );
+    // Intervals have no place among the features.
+    check("SELECT u, max(ts - other) AS c FROM events GROUP BY u", "max", "over an interval is not supported");
+    check("SELECT u, now() - max(ts) AS age FROM events GROUP BY u", "age", "`age` is an interval");
+    // now() and random() are found where they stand.
+    check(
+        "SELECT u, count(*) AS c FROM events\nGROUP BY u, now()".replace('\n', " ").as_str(),
+        "now()",
+        "may not stand in GROUP BY",
+    );
+    check("SELECT u, max(now() - ts) AS c FROM events GROUP BY u", "now()", "may not stand in an aggregate's argument");
+    check(
+        "SELECT u, last_value(x ORDER BY now()) AS c FROM events GROUP BY u",
+        "now()",
+        "may not stand in an aggregate's ORDER BY",
+    );
+    check(
+        "SELECT u, count(*) FILTER (WHERE other > now()) AS c FROM events GROUP BY u",
+        "now()",
+        "compared with the event time only",
+    );
+    check("SELECT u, count(*) AS c FROM events WHERE random() < 0.5 GROUP BY u", "random", "random() is not supported");
+    // Messages at the word, with what to write.
+    check(
+        "SELECT u, count(*) FILTER (WHERE s = \"UA\") AS c FROM events GROUP BY u",
+        "\"UA\"",
+        "a text stands in single quotes: 'UA'",
+    );
+    check("SELECT u, count(*) FILTER (WHERE x > 'abc') AS c FROM events GROUP BY u", "x > ", "`x` is DOUBLE");
+    check(
+        "SELECT u, count(*) FILTER (WHERE s = 5) AS c FROM events GROUP BY u",
+        "s = ",
+        "put the number into quotes: '5'",
+    );
+    check("SELECT u, sum(s) AS c FROM events GROUP BY u", "sum", "sum over TEXT is not supported");
+    check("SELECT u, averge(x) AS c FROM events GROUP BY u", "averge", "write avg(column)");
+    check(
+        "SELECT u, count_if(x > 1) AS c FROM events GROUP BY u",
+        "count_if",
+        "write count(*) FILTER (WHERE condition)",
+    );
+    let tumble = "SELECT u, count(*) AS c FROM TUMBLE(events, ts, 5) GROUP BY u";
+    check(tumble, "TUMBLE", "a window is a condition on the event time");
+    check(
+        "WITH r AS (SELECT * FROM events) SELECT u, count(*) AS c FROM r GROUP BY u",
+        "WITH",
+        "WITH r AS (…) is not supported yet",
+    );
+    // Clauses that DataFusion would drop without a word.
+    let version = "SELECT e.u, count(*) AS c FROM events AS e JOIN names FOR SYSTEM_TIME AS OF e.ts AS t ON t.u = e.u GROUP BY e.u";
+    check(version, "FOR SYSTEM_TIME", "FOR SYSTEM_TIME AS OF is not supported yet");
+    check("SELECT u, count(*) AS c FROM events PREWHERE x > 1 GROUP BY u", "PREWHERE", "PREWHERE is not supported");
+    check("SELECT u, count(*) AS c FROM events GROUP BY u WITH ROLLUP", "WITH ROLLUP", "WITH ROLLUP is not supported");
+    check(
+        "SELECT u, count(*) AS c FROM events WHERE s SIMILAR TO 'z%' GROUP BY u",
+        "SIMILAR",
+        "write LIKE, or regexp_like",
+    );
+}
