@@ -126,9 +126,17 @@ impl Work {
         let epoch = self.cache.published().epoch;
         if epoch != self.synced.0 && self.clock.since(self.synced.1) >= self.pace.sync {
             self.synced.1 = self.clock.mark();
+            // What was complete before is in commits before: those are synced.
+            let complete = self.metrics.complete();
             self.store.sync()?;
-            self.metrics.set_durable(epoch.cast_signed());
+            complete.iter().for_each(|instant| self.metrics.set_durable(*instant));
             self.synced.0 = epoch;
+        } else if epoch == self.synced.0 {
+            // Nothing was committed since: what is complete by now is on disk.
+            let complete = self.metrics.complete();
+            if self.cache.published().epoch == epoch {
+                complete.iter().for_each(|instant| self.metrics.set_durable(*instant));
+            }
         }
         let taken = self.cache.taken();
         let unwritten = taken - self.written.0;
