@@ -17,6 +17,7 @@ use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryRequest, Mode, Offline};
 use crate::plan::Plan;
 use crate::state::Store;
+use crate::time::{Ask, Clock};
 
 /// What `headwater history` takes.
 #[derive(Args)]
@@ -81,7 +82,7 @@ impl HistoryArgs {
             ModeArg::Served => Mode::Served,
             ModeArg::Corrected => Mode::Corrected,
         };
-        Ok(HistoryRequest { features, mode, full_names: self.full_names })
+        Ok(HistoryRequest { features, mode, full_names: self.full_names, through: Some(Ask(Clock::Machine.now())) })
     }
 }
 

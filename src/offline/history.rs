@@ -7,6 +7,7 @@
 //! `serve::flight` bring labels and take results.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat, take};
@@ -21,6 +22,7 @@ use crate::fold::Evaluation;
 use crate::key::EntityCodec;
 use crate::plan::Plan;
 use crate::plan::output::Outputs;
+use crate::time::Ask;
 
 /// Answers that become columns at once.
 const BLOCK: usize = 8192;
@@ -54,6 +56,8 @@ pub struct HistoryRequest {
     pub mode: Mode,
     /// Columns are named `view__feature`.
     pub full_names: bool,
+    /// The last instant of which is known what was visible: a label after it is refused. `None`: the caller vouches.
+    pub through: Option<Ask>,
 }
 
 /// Reads a list of features: each `view:feature`, `view:*` or the name of a service. What is named twice comes once.
@@ -136,6 +140,8 @@ pub struct History {
     /// For each column: (part, place among its features).
     columns: Vec<(usize, usize)>,
     schema: SchemaRef,
+    through: Option<Ask>,
+    stopped: AtomicBool,
 }
 
 impl History {
@@ -172,7 +178,13 @@ impl History {
             }
         }
         let (timeline, schema) = (offline.timeline()?, Arc::new(Schema::new(fields)));
-        Ok(History { offline: Arc::clone(offline), timeline, mode: request.mode, parts, columns, schema })
+        let (mode, through, stopped) = (request.mode, request.through, AtomicBool::new(false));
+        Ok(History { offline: Arc::clone(offline), timeline, mode, parts, columns, schema, through, stopped })
+    }
+
+    /// Nobody wants the result any more: a join that is under way ends soon, with an error.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
     }
 
     /// The feature columns.
@@ -183,8 +195,9 @@ impl History {
     /// The label columns, then the features; finds out early whether labels of this schema can be joined.
     ///
     /// # Errors
-    /// A time or entity column that is missing, a feature named like a label column.
+    /// A time or entity column that is missing, two columns of one name, a feature named like a label column.
     pub fn joined_schema(&self, labels: &Schema, time_column: Option<&str>) -> Result<SchemaRef, HistoryError> {
+        labels::distinct_names(labels)?;
         labels::time_column(labels, time_column)?;
         let none = RecordBatch::new_empty(Arc::new(labels.clone()));
         for part in &self.parts {
@@ -213,6 +226,10 @@ impl History {
     ) -> Result<RecordBatch, HistoryError> {
         let time = labels::time_column(&labels.schema(), time_column)?;
         let instants = labels::instants(labels, time, first_row)?;
+        if let Some(through) = self.through {
+            // What such a label would get now, it would not get later.
+            labels::none_after(through, &instants, labels.schema().field(time).name(), first_row)?;
+        }
         let parts = self.parts.iter().map(|part| self.part(part, labels, &instants, first_row));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         let columns = self.columns.iter().map(|(part, n)| Arc::clone(&parts[*part][*n])).collect();
@@ -251,7 +268,13 @@ impl History {
             finished: 0,
         };
         let asked = Labels { groups: &groups, instants };
-        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| block.push(row, answer))?;
+        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| match self
+            .stopped
+            .load(Ordering::Acquire)
+        {
+            true => Err(OfflineError::Stopped),
+            false => block.push(row, answer),
+        })?;
         block.flush()?;
         Ok(block.in_order(&self.schema_of(part))?)
     }

@@ -4,6 +4,7 @@
 //! the others say what should hold. Neighbours: the library and the built program.
 
 mod cli;
+mod hostile;
 mod kafka;
 mod oracle;
 mod real;

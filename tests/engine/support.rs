@@ -103,13 +103,26 @@ pub(crate) struct Running(pub(crate) Child);
 impl Running {
     /// A node that serves HTTP on a free port: it and its address, once it is ready.
     pub(crate) fn serving(command: &mut Command) -> (Running, String) {
+        let (running, ready) = Running::ready(command);
+        (running, ready.get("http").unwrap_or_else(|| panic!("it serves no HTTP: {ready:?}")).clone())
+    }
+
+    /// A node and the fields of the line that it prints once it serves. One that says nothing is killed in the end.
+    pub(crate) fn ready(command: &mut Command) -> (Running, BTreeMap<String, String>) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
-        let mut line = String::new();
-        let out = child.stdout.as_mut().expect("it is piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("it says when it is ready");
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http="));
-        let address = address.unwrap_or_else(|| panic!("not a ready line: {line:?}")).to_string();
-        (Running(child), address)
+        let out = child.stdout.take().expect("it is piped");
+        let running = Running(child);
+        let (said, saying) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // To its end: a program whose output nobody reads would stop.
+            for line in std::io::BufRead::lines(std::io::BufReader::new(out)).map_while(Result::ok) {
+                let _ = said.send(line);
+            }
+        });
+        let line = saying.recv_timeout(Duration::from_secs(180)).expect("it says when it is ready");
+        let fields = line.strip_prefix("ready ").unwrap_or_else(|| panic!("not a ready line: {line:?}"));
+        let field = |word: &str| word.split_once('=').map(|(n, v)| (n.to_string(), v.to_string()));
+        (running, fields.split_whitespace().filter_map(field).collect())
     }
 
     /// SIGKILL.
