@@ -67,15 +67,18 @@ async fn client(offline: Arc<Offline>) -> FlightClient {
     FlightClient::new(channel(offline, Share::default()).await)
 }
 
-/// Served as a node does: by its own loop, behind its own limits.
 pub(super) async fn channel(offline: Arc<Offline>, share: Share) -> tonic::transport::Channel {
+    serve(offline, share).await.connect().await.unwrap()
+}
+
+/// Served as a node does: by its own loop, behind its own limits.
+pub(super) async fn serve(offline: Arc<Offline>, share: Share) -> tonic::transport::Endpoint {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = super::flight::service(offline, Arc::new(|| Ask(THROUGH)), share);
     let router = tonic::service::Routes::new(service).prepare().into_axum_router();
     tokio::spawn(Arc::new(Connections::new(Limits::of_process())).serve(listener, House::of_grpc(router)));
-    let endpoint = tonic::transport::Endpoint::new(format!("http://{address}")).unwrap();
-    endpoint.connect().await.unwrap()
+    tonic::transport::Endpoint::new(format!("http://{address}")).unwrap()
 }
 
 /// Labels of users 1 and 2 in turn, at every microsecond from `from`.

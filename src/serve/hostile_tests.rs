@@ -12,11 +12,11 @@ use arrow_flight::{FlightClient, FlightData, FlightDescriptor};
 use futures::{StreamExt, TryStreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::flight::Share;
-use super::flight_tests::{channel, labels, log};
+use super::flight_tests::{channel, labels, log, serve, up};
 
 const COMMAND: &str = r#"{"point_in_time":{"features":["users:n"]}}"#;
 
@@ -284,4 +284,39 @@ async fn a_client_that_reads_nothing_is_told_and_holds_up_nobody() {
         }
         other => panic!("{:?}", other.map(|b| rows(&b))),
     }
+}
+
+/// A client that has sent labels, has an answer, and may send more.
+async fn begun(endpoint: Endpoint) -> impl Sized {
+    let mut client = FlightClient::new(endpoint.connect().await.unwrap());
+    let first = up(COMMAND, vec![labels(0, 10)]).chain(futures::stream::pending());
+    let mut down = client.do_exchange(first).await.unwrap();
+    assert_eq!(down.next().await.expect("an answer").unwrap().num_rows(), 10);
+    (client, down)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_few_and_end_with_their_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = serve(log(dir.path()), Share { streams: 2, ..Share::default() }).await;
+    let channel = endpoint.connect().await.unwrap();
+    let _stays = begun(endpoint.clone()).await;
+    // One whose process dies, connections and all.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    process.spawn(async move {
+        let _begun = begun(endpoint).await;
+        let _ = answered.send(());
+        std::future::pending::<()>().await;
+    });
+    answer.await.expect("it is answered");
+    let refused = exchange(&channel, plain(vec![labels(0, 1)]).await).await.expect_err("one too many");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    process.shutdown_background();
+    let again = async {
+        while exchange(&channel, plain(vec![labels(0, 1)]).await).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("the place is free again");
 }
