@@ -332,6 +332,7 @@ impl Node {
 
     /// Says that no row below this epoch will come.
     pub fn tick(&self, epoch: u64) {
+        self.metrics.operators().set_fed(epoch);
         for (feed, waker) in self.feeds.iter().zip(&self.wakers) {
             let _ = feed.send(Feed::Tick(epoch));
             let _ = waker.activate();

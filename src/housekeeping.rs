@@ -148,9 +148,17 @@ impl Syncing {
     pub fn turn(&mut self) -> Result<(), EngineError> {
         let epoch = self.cache.published().epoch;
         if epoch != self.synced {
+            // What was complete before is in commits before: those are synced.
+            let complete = self.metrics.complete();
             self.store.sync()?;
-            self.metrics.set_durable(epoch.cast_signed());
+            complete.iter().for_each(|instant| self.metrics.set_durable(*instant));
             self.synced = epoch;
+        } else {
+            // Nothing was committed since: what is complete by now is on disk.
+            let complete = self.metrics.complete();
+            if self.cache.published().epoch == epoch {
+                complete.iter().for_each(|instant| self.metrics.set_durable(*instant));
+            }
         }
         Ok(())
     }

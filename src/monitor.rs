@@ -62,7 +62,8 @@ pub fn collect_at_scrape(metrics: &Metrics, plan: &Arc<Plan>, cache: &Arc<Cache>
     let (cache, store, plan) = (Arc::clone(cache), Arc::clone(store), Arc::clone(plan));
     let counted = parking_lot::Mutex::new(None::<Instant>);
     metrics.on_scrape(move |metrics| {
-        let mut counted = counted.lock();
+        // It looks at every page: whoever scrapes meanwhile gets what was counted before.
+        let Some(mut counted) = counted.try_lock() else { return };
         let again = counted.is_none_or(|at| at.elapsed() >= COUNT);
         for (n, view) in plan.views.iter().enumerate() {
             let Some(exported) = metrics.view(&view.plan.name) else { continue };
@@ -116,9 +117,8 @@ impl Reporter {
             self.metrics.quarantined(&rejected.source, &rejected.reason, 1);
             // What a view refuses was a good record of its source.
             if rejected.view.is_none() {
-                let future = rejected.reason.starts_with("future");
-                let outcome = if future { Outcome::FutureHeld } else { Outcome::DecodeError };
-                self.metrics.source(&rejected.source).partition(rejected.partition).count(outcome, 1);
+                let source = self.metrics.source(&rejected.source);
+                source.partition(rejected.partition).count(Outcome::DecodeError, 1);
             }
         }
         for gap in &commit.gaps {
@@ -143,20 +143,14 @@ impl Reporter {
     fn report_events(&self, index: usize, events: &EventBatch, now: i64, wall: bool) {
         let source = &self.plan.sources[index];
         let metrics = self.metrics.source(&source.name);
-        let mut partitions: BTreeMap<i32, Seen> = BTreeMap::new();
+        // In each partition in the order in which they came: what is behind a later one is out of order.
+        let mut rows: BTreeMap<i32, Vec<Option<i64>>> = BTreeMap::new();
         let event_time = events.event_times();
         for (n, p) in events.partitions().iter().enumerate() {
-            let seen = partitions.entry(*p).or_insert_with(|| Seen::at(metrics.partition(*p).watermark.get()));
-            seen.row(event_time.is_valid(n).then(|| event_time.value(n)), now);
+            rows.entry(*p).or_default().push(event_time.is_valid(n).then(|| event_time.value(n)));
         }
-        for (p, seen) in partitions {
-            let partition = metrics.partition(p);
-            partition.count(Outcome::Applied, seen.rows - seen.late);
-            partition.count(Outcome::LateApplied, seen.late);
-            if let Some(newest) = seen.newest {
-                partition.event_time.raise(newest);
-                partition.watermark.raise(newest);
-            }
+        for (p, event_times) in rows {
+            metrics.partition(p).take_rows(event_times.into_iter(), now);
         }
         if !wall {
             return;
@@ -167,30 +161,6 @@ impl Reporter {
             for run in events.arrival_times().chunk_by(|a, b| a == b) {
                 view.freshness.record_micros(now - run[0], run.len() as u64);
             }
-        }
-    }
-}
-
-/// What a batch has of one partition.
-struct Seen {
-    /// Greatest event time before the batch.
-    watermark: i64,
-    rows: u64,
-    late: u64,
-    newest: Option<i64>,
-}
-
-impl Seen {
-    fn at(watermark: Option<i64>) -> Seen {
-        Seen { watermark: watermark.unwrap_or(i64::MIN), rows: 0, late: 0, newest: None }
-    }
-
-    fn row(&mut self, event_time: Option<i64>, now: i64) {
-        self.rows += 1;
-        let Some(at) = event_time else { return };
-        self.late += u64::from(at < self.watermark);
-        if at <= now {
-            self.newest = self.newest.max(Some(at));
         }
     }
 }

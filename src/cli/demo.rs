@@ -336,9 +336,12 @@ impl Observer for Guide<'_> {
         let rate = progress.events.saturating_sub(self.events) as f64 / passed.as_secs_f64();
         self.events = progress.events;
         let lag: i64 = live.partitions().iter().filter_map(|p| Some((p.high? - p.read).max(0))).sum();
-        let age = (Clock::Machine.now() - node.cache().published().visible).max(0) / 1_000;
+        // The age of what a reader sees: a commit just now says nothing about the records that are still unread.
+        let now = Clock::Machine.now();
+        let age = node.metrics().complete().map(|complete| (now - complete).max(0) / 1_000);
+        let age = age.map_or("unknown".to_string(), |ms| format!("{ms} ms"));
         let line = format!(
-            "events {}  {rate:.0}/s  lag {lag} records  freshness {age} ms  quarantined {}",
+            "events {}  {rate:.0}/s  lag {lag} records  freshness {age}  quarantined {}",
             progress.events, progress.rejected
         );
         let mut out = std::io::stderr().lock();

@@ -17,6 +17,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::util::display::array_value_to_string;
 use base64::Engine as _;
@@ -326,9 +327,7 @@ fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<
     match column.data_type() {
         DataType::Float64 => line.push_str(&double(column.as_primitive::<Float64Type>().value(row))),
         DataType::Decimal128(_, _) => line.push_str(&column.as_primitive::<Decimal128Type>().value_as_string(row)),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            line.push_str(&format_instant(column.as_primitive::<TimestampMicrosecondType>().value(row)));
-        }
+        DataType::Timestamp(unit, _) => line.push_str(&instant(column, *unit, row)),
         DataType::Date32 => {
             let date = column.as_primitive::<Date32Type>().value_as_date(row);
             line.push_str(&date.map(|d| d.to_string()).unwrap_or_default());
@@ -340,6 +339,28 @@ fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<
         _ => put_text(&array_value_to_string(column, row)?, line),
     }
     Ok(())
+}
+
+/// A timestamp of any unit as instants are written everywhere: six digits, nine where there are more than six.
+fn instant(column: &ArrayRef, unit: TimeUnit, row: usize) -> String {
+    let micros = |value: i64, scale: i64| match value.checked_mul(scale) {
+        Some(micros) => format_instant(micros),
+        // No calendar has it: the number says what it is.
+        None => value.to_string(),
+    };
+    match unit {
+        TimeUnit::Second => micros(column.as_primitive::<TimestampSecondType>().value(row), 1_000_000),
+        TimeUnit::Millisecond => micros(column.as_primitive::<TimestampMillisecondType>().value(row), 1_000),
+        TimeUnit::Microsecond => micros(column.as_primitive::<TimestampMicrosecondType>().value(row), 1),
+        TimeUnit::Nanosecond => {
+            let nanos = column.as_primitive::<TimestampNanosecondType>().value(row);
+            let text = format_instant(nanos.div_euclid(1_000));
+            match (nanos.rem_euclid(1_000), text.strip_suffix('Z')) {
+                (0, _) | (_, None) => text,
+                (rest, Some(text)) => format!("{text}{rest:03}Z"),
+            }
+        }
+    }
 }
 
 fn double(value: f64) -> String {
@@ -365,7 +386,10 @@ fn put_text(text: &str, line: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{BooleanArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        BooleanArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray,
+    };
 
     /// The columns' names, the cells row by row, and the records as they stand.
     type Read = (Vec<String>, Vec<Vec<Option<String>>>, Vec<String>);
@@ -424,6 +448,13 @@ mod tests {
         check(double(f64::NEG_INFINITY), "-Infinity");
         check(Arc::new(Decimal128Array::from(vec![1250]).with_precision_and_scale(10, 2).unwrap()), "12.50");
         check(Arc::new(TimestampMicrosecondArray::from(vec![-1])), "1969-12-31T23:59:59.999999Z");
+        // One form whatever the file's unit, and no digit lost.
+        let (seconds, millis) = (TimestampSecondArray::from(vec![1]), TimestampMillisecondArray::from(vec![-1]));
+        check(Arc::new(seconds.with_timezone("+02:00")), "1970-01-01T00:00:01.000000Z");
+        check(Arc::new(millis), "1969-12-31T23:59:59.999000Z");
+        check(Arc::new(TimestampNanosecondArray::from(vec![1_500])), "1970-01-01T00:00:00.000001500Z");
+        check(Arc::new(TimestampNanosecondArray::from(vec![-1])), "1969-12-31T23:59:59.999999999Z");
+        check(Arc::new(TimestampNanosecondArray::from(vec![2_000])), "1970-01-01T00:00:00.000002Z");
         check(Arc::new(BooleanArray::from(vec![true])), "true");
         check(text(""), "\"\"");
         check(text("a b"), "a b");

@@ -197,8 +197,8 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
         observer.ready(&ready(&node));
     }
     let outcome = follow(&mut node, &mut live, &clock, stop, observer);
-    http.set_ready(false);
     stop.store(true, Ordering::Release);
+    // Clients first: they are told, and whoever is being answered still is.
     servers.stop();
     housekeeping.join();
     outcome?;

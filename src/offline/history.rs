@@ -7,6 +7,7 @@
 //! `serve::flight` bring labels and take results.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat, take};
@@ -22,6 +23,7 @@ use crate::key::EntityCodec;
 use crate::plan::Plan;
 use crate::plan::output::Outputs;
 use crate::time::format_instant;
+use crate::time::Ask;
 
 /// Answers that become columns at once.
 const BLOCK: usize = 8192;
@@ -133,12 +135,13 @@ pub struct History {
     offline: Arc<Offline>,
     timeline: Arc<Timeline>,
     /// Labels may be about instants up to here: what becomes visible later changes no answer.
-    through: i64,
+    through: Ask,
     mode: Mode,
     parts: Vec<Part>,
     /// For each column: (part, place among its features).
     columns: Vec<(usize, usize)>,
     schema: SchemaRef,
+    stopped: AtomicBool,
 }
 
 impl History {
@@ -175,9 +178,15 @@ impl History {
             }
         }
         // Before the commits are read: those that were visible by then are among them.
-        let through = offline.store().board().published().through;
+        let through = Ask(offline.store().board().published().through);
         let (timeline, schema) = (offline.timeline()?, Arc::new(Schema::new(fields)));
-        Ok(History { offline: Arc::clone(offline), timeline, through, mode: request.mode, parts, columns, schema })
+        let (mode, stopped) = (request.mode, AtomicBool::new(false));
+        Ok(History { offline: Arc::clone(offline), timeline, through, mode, parts, columns, schema, stopped })
+    }
+
+    /// Nobody wants the result any more: a join that is under way ends soon, with an error.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
     }
 
     /// The feature columns.
@@ -188,8 +197,9 @@ impl History {
     /// The label columns, then the features; finds out early whether labels of this schema can be joined.
     ///
     /// # Errors
-    /// A time or entity column that is missing, a feature named like a label column.
+    /// A time or entity column that is missing, two columns of one name, a feature named like a label column.
     pub fn joined_schema(&self, labels: &Schema, time_column: Option<&str>) -> Result<SchemaRef, HistoryError> {
+        labels::distinct_names(labels)?;
         labels::time_column(labels, time_column)?;
         let none = RecordBatch::new_empty(Arc::new(labels.clone()));
         for part in &self.parts {
@@ -219,14 +229,8 @@ impl History {
     ) -> Result<RecordBatch, HistoryError> {
         let time = labels::time_column(&labels.schema(), time_column)?;
         let instants = labels::instants(labels, time, first_row)?;
-        if let Some(row) = instants.iter().position(|at| *at > self.through) {
-            return Err(HistoryError::Labels(format!(
-                "row {}: its instant {} is later than {}, and what is visible from then on is not settled yet; take it out, \
-                 or ask again once it is past",
-                first_row + row + 1,
-                format_instant(instants[row]),
-                format_instant(self.through)
-            )));
+        // What such a label would get now, it would not get later.
+        labels::none_after(self.through, &instants, labels.schema().field(time).name(), first_row)?;
         }
         let parts = self.parts.iter().map(|part| self.part(part, labels, &instants, first_row));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
@@ -267,7 +271,12 @@ impl History {
         };
         let asked = part.outputs.asked(&part.features);
         let asked = Labels { groups: &groups, instants, asked: &asked };
-        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| block.push(row, answer))?;
+        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| {
+            match self.stopped.load(Ordering::Acquire) {
+                true => Err(OfflineError::Stopped),
+                false => block.push(row, answer),
+            }
+        })?;
         block.flush()?;
         Ok(block.in_order(&self.schema_of(part))?)
     }

@@ -3,9 +3,12 @@
 //! Invariants: a cell means one value or is an error that names its row and column; nothing is rounded on the way to an
 //! entity. A null names no entity. Neighbours: `history` asks with these; label files and Flight uploads bring them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{cast, is_not_null, nullif};
 use arrow::datatypes::{
@@ -18,10 +21,25 @@ use datafusion::common::ScalarValue;
 use super::history::HistoryError;
 use crate::definition::{sql_name, timestamp};
 use crate::key::parse_value;
-use crate::time::parse_instant;
+use crate::time::{Ask, parse_instant};
 
 /// Names of the time column where none is given.
 const TIME_COLUMNS: [&str; 2] = ["as_of", "event_timestamp"];
+
+/// Labels in which every column has a name of its own: what is asked of one is not answered from another.
+///
+/// # Errors
+/// Two columns of one name.
+pub fn distinct_names(schema: &Schema) -> Result<(), HistoryError> {
+    let mut seen = BTreeSet::new();
+    match schema.fields().iter().find(|f| !seen.insert(f.name())) {
+        None => Ok(()),
+        Some(twice) => Err(HistoryError::Labels(format!(
+            "the labels have two columns `{}`; rename or remove one",
+            twice.name()
+        ))),
+    }
+}
 
 /// Index of the time column.
 ///
@@ -52,6 +70,7 @@ pub fn instants(labels: &RecordBatch, column: usize, first_row: usize) -> Result
     let micros = match array.data_type() {
         DataType::Timestamp(_, _) => instants_of(array),
         DataType::Date32 | DataType::Date64 => instants_of(&cast(array, &timestamp())?),
+        DataType::Null => Int64Array::new_null(array.len()),
         t if is_text(t) => {
             let text = cast(array, &DataType::Utf8)?;
             let text = text.as_string::<i32>();
@@ -71,6 +90,21 @@ pub fn instants(labels: &RecordBatch, column: usize, first_row: usize) -> Result
     match (0..micros.len()).find(|n| micros.is_null(*n)) {
         Some(n) => Err(wrong(first_row + n, name, "it is empty; every label needs an instant")),
         None => Ok(micros.values().to_vec()),
+    }
+}
+
+/// No instant after this one.
+///
+/// # Errors
+/// The first label that is.
+pub fn none_after(through: Ask, instants: &[i64], column: &str, first_row: usize) -> Result<(), HistoryError> {
+    match instants.iter().position(|at| *at > through.0) {
+        None => Ok(()),
+        Some(n) => {
+            let at = Ask(instants[n]);
+            let why = format!("{at} is later than {through}, up to when it is known what was visible; ask again then");
+            Err(wrong(first_row + n, column, &why))
+        }
     }
 }
 
@@ -95,6 +129,8 @@ pub fn entity(
     let array = labels.column_by_name(name).expect("its field was just found");
     match (field.data_type(), data_type) {
         (from, to) if from == to => Ok(Arc::clone(array)),
+        // How a column without a value is written where nobody knows its type.
+        (DataType::Null, to) => Ok(new_null_array(to, array.len())),
         (from, DataType::Utf8) if is_text(from) => Ok(cast(array, &DataType::Utf8)?),
         (from, to) if is_text(from) => parsed(array, name, to, first_row),
         (DataType::Timestamp(_, _), DataType::Timestamp(_, _)) => {
@@ -132,9 +168,10 @@ fn parsed(array: &ArrayRef, name: &str, to: &DataType, first_row: usize) -> Resu
 /// Between types that are not text: only what comes back as it was is the same value.
 fn converted(array: &ArrayRef, name: &str, to: &DataType, first_row: usize) -> Result<ArrayRef, HistoryError> {
     let mut array = Arc::clone(array);
-    if array.data_type() == &DataType::Float64 && to != &DataType::Float64 {
+    if array.data_type().is_floating() && !to.is_floating() {
         // How pandas writes a missing integer.
-        let nan = array.as_primitive::<Float64Type>().iter().map(|v| Some(v.is_some_and(f64::is_nan)));
+        let wide = cast(&array, &DataType::Float64)?;
+        let nan = wide.as_primitive::<Float64Type>().iter().map(|v| Some(v.is_some_and(f64::is_nan)));
         array = nullif(&array, &BooleanArray::from_iter(nan))?;
     }
     let refused = |_| {

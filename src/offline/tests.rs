@@ -11,8 +11,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Offline, OfflineError, SealSummary};
+use super::{Offline, OfflineError};
 use super::catalogue::Catalogue;
-use super::history::{History, HistoryRequest, parse_features};
+use super::history::{History, HistoryError, HistoryRequest, parse_features};
 use super::point_in_time::{Labels, Mode, join};
 use crate::definition;
 use crate::fold::columns::{group_converter, to_batch, updates_schema};
@@ -456,6 +457,42 @@ fn what_cannot_be_asked_says_why() {
     refuse(vec![ids(), ("as_of", text([None, Some("2020-01-01")]))], None, "row 11, column `as_of`: it is empty");
     refuse(vec![ids(), ("as_of", text([Some("2020-01-01"), Some("17")]))], None, "row 12, column `as_of`: `17`");
     refuse(vec![ids(), ("as_of", ids().1)], None, "the time column `as_of` is Int64");
+    refuse(vec![ids(), times(), ("user_id", ids().1)], None, "two columns `user_id`; rename or remove one");
+    refuse(vec![ids(), times(), ("as_of", times().1)], None, "two columns `as_of`");
+    refuse(vec![ids(), times(), ("note", ids().1), ("note", ids().1)], None, "two columns `note`");
+    let nothing = |rows| Arc::new(arrow::array::NullArray::new(rows)) as ArrayRef;
+    refuse(vec![ids(), ("as_of", nothing(2))], None, "row 11, column `as_of`: it is empty");
+}
+
+#[test]
+fn entities_come_in_the_types_that_label_files_have() {
+    use arrow::array::{Float32Array, NullArray};
+    let world = filled(23);
+    let features = parse_features(&world.plan, &["users:*"]).unwrap();
+    let history = History::new(&world.offline, &HistoryRequest { features, ..HistoryRequest::default() }).unwrap();
+    let ask = |users: ArrayRef| {
+        let times = Arc::new(TimestampMicrosecondArray::from(vec![700, 700])) as ArrayRef;
+        rows(&history.join(&labels(vec![("user_id", users), ("as_of", times)]), None, 0).unwrap())
+    };
+    let nobody = ask(Arc::new(Int64Array::from(vec![None::<i64>, None])));
+    assert_eq!(ask(Arc::new(NullArray::new(2))), nobody);
+    assert_eq!(ask(Arc::new(Float32Array::from(vec![f32::NAN, f32::NAN]))), nobody);
+    let some = ask(Arc::new(Int64Array::from(vec![Some(1), None])));
+    assert_ne!(some, nobody);
+    assert_eq!(ask(Arc::new(Float32Array::from(vec![1.0, f32::NAN]))), some);
+}
+
+#[test]
+fn a_join_that_nobody_wants_ends() {
+    let world = filled(24);
+    let features = parse_features(&world.plan, &["users:n"]).unwrap();
+    let history = History::new(&world.offline, &HistoryRequest { features, ..HistoryRequest::default() }).unwrap();
+    let times = Arc::new(TimestampMicrosecondArray::from(vec![700])) as ArrayRef;
+    let batch = labels(vec![("user_id", Arc::new(Int64Array::from(vec![1]))), ("as_of", times)]);
+    assert!(history.join(&batch, None, 0).is_ok());
+    history.stop();
+    let ended = history.join(&batch, None, 0);
+    assert!(matches!(ended, Err(HistoryError::Offline(OfflineError::Stopped))), "{ended:?}");
 }
 
 #[test]

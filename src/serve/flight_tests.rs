@@ -10,13 +10,18 @@ use arrow_flight::error::FlightError;
 use arrow_flight::{FlightClient, FlightDescriptor, Ticket};
 use futures::{StreamExt, TryStreamExt};
 
+use super::accept::{Connections, House, Limits};
+use super::flight::Share;
 use crate::definition;
 use crate::offline::Offline;
 use crate::offset::Offsets;
 use crate::state::Store;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
-use crate::time::Epoch;
+use crate::time::{Ask, Epoch};
+
+/// Up to when it is known what was visible.
+const THROUGH: i64 = 1_000_000;
 
 const SQL: &str = "
 CREATE STREAM clicks (user_id BIGINT NOT NULL, ts TIMESTAMP NOT NULL) EVENT TIME ts
@@ -25,25 +30,26 @@ CREATE FEATURE VIEW users AS SELECT user_id, count(*) AS n FROM clicks GROUP BY 
 CREATE FEATURE SERVICE all_users AS users;
 ";
 
-/// User 1 clicks at 10, 20, …, 100.
-fn log(dir: &std::path::Path) -> Arc<Offline> {
+/// User 1 clicks at 10, 20, …, 100; a click of user 3 at 5 is known from 95 on.
+pub(super) fn log(dir: &std::path::Path) -> Arc<Offline> {
     std::fs::create_dir(dir.join("dataflows")).unwrap();
     std::fs::write(dir.join("dataflows/all.sql"), SQL).unwrap();
     let plan = Arc::new(crate::plan::plan(&definition::load(dir, &BTreeMap::new()).unwrap()).unwrap());
     let store = Arc::new(Store::open(&dir.join("data"), &plan).unwrap());
-    let times: Vec<i64> = (1..=10).map(|n| n * 10).collect();
-    let time = || Arc::new(TimestampMicrosecondArray::from(times.clone())) as ArrayRef;
+    let known: Vec<i64> = (1..=10).map(|n| n * 10).chain([95]).collect();
+    let happened: Vec<i64> = (1..=10).map(|n| n * 10).chain([5]).collect();
+    let time = |of: &[i64]| Arc::new(TimestampMicrosecondArray::from(of.to_vec())) as ArrayRef;
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(vec![1; 10])),
-        time(),
-        time(),
-        time(),
-        time(),
-        Arc::new(Int32Array::from(vec![0; 10])),
-        Arc::new(Int64Array::from_iter_values(0..10)),
+        Arc::new(Int64Array::from([vec![1; 10], vec![3]].concat())),
+        time(&happened),
+        time(&happened),
+        time(&known),
+        time(&known),
+        Arc::new(Int32Array::from(vec![0; 11])),
+        Arc::new(Int64Array::from_iter_values(0..11)),
     ];
     let batch = RecordBatch::try_new(plan.sources[0].row_schema(), columns).unwrap();
-    let record = LogRecord { kind: LogKind::Events(0), rows: 10, bytes: encode_batch(&batch).unwrap() };
+    let record = LogRecord { kind: LogKind::Events(0), rows: 11, bytes: encode_batch(&batch).unwrap() };
     let commit = Commit {
         last: Epoch(100),
         clock: ClockKind::Event,
@@ -60,23 +66,29 @@ fn log(dir: &std::path::Path) -> Arc<Offline> {
 }
 
 async fn client(offline: Arc<Offline>) -> FlightClient {
+    FlightClient::new(channel(offline, Share::default()).await)
+}
+
+/// Served as a node does: by its own loop, behind its own limits.
+pub(super) async fn channel(offline: Arc<Offline>, share: Share) -> tonic::transport::Channel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let server = tonic::transport::Server::builder().add_service(super::flight::service(offline));
-    tokio::spawn(server.serve_with_incoming(incoming));
+    offline.store().board().advance(THROUGH);
+    let service = super::flight::service(offline, share);
+    let router = tonic::service::Routes::new(service).prepare().into_axum_router();
+    tokio::spawn(Arc::new(Connections::new(Limits::of_process())).serve(listener, House::of_grpc(router)));
     let endpoint = tonic::transport::Endpoint::new(format!("http://{address}")).unwrap();
-    FlightClient::new(endpoint.connect().await.unwrap())
+    endpoint.connect().await.unwrap()
 }
 
 /// Labels of users 1 and 2 in turn, at every microsecond from `from`.
-fn labels(from: i64, rows: i64) -> RecordBatch {
+pub(super) fn labels(from: i64, rows: i64) -> RecordBatch {
     let users: ArrayRef = Arc::new(Int64Array::from_iter_values((0..rows).map(|n| 1 + n % 2)));
     let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(from..from + rows));
     RecordBatch::try_from_iter(vec![("user_id", users), ("as_of", times)]).unwrap()
 }
 
-fn up(
+pub(super) fn up(
     command: &str,
     batches: Vec<RecordBatch>,
 ) -> impl futures::Stream<Item = Result<arrow_flight::FlightData, FlightError>> + Send + 'static {
@@ -155,4 +167,59 @@ async fn what_is_wrong_is_said() {
     }
     let lost = client.do_get(Ticket { ticket: "none".into() }).await.expect_err("it is refused");
     assert!(matches!(lost, FlightError::Tonic(s) if s.code() == tonic::Code::NotFound));
+}
+
+/// What is asked of one user at these instants, in a mode.
+async fn counts(client: &mut FlightClient, user: i64, mode: &str, instants: Vec<i64>) -> Result<Vec<i64>, FlightError> {
+    let users: ArrayRef = Arc::new(Int64Array::from(vec![user; instants.len()]));
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(instants));
+    let batch = RecordBatch::try_from_iter(vec![("user_id", users), ("as_of", times)]).unwrap();
+    let command = format!(r#"{{"point_in_time":{{"features":["users:n"],"mode":"{mode}"}}}}"#);
+    let down = client.do_exchange(up(&command, vec![batch])).await?.try_collect::<Vec<_>>().await?;
+    Ok(down.iter().flat_map(|b| b.column(2).as_primitive::<Int64Type>().values().to_vec()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_late_is_corrected_and_was_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = client(log(dir.path())).await;
+    let instants = vec![4, 5, 94, 95];
+    assert_eq!(counts(&mut client, 3, "served", instants.clone()).await.unwrap(), [0, 0, 0, 1]);
+    assert_eq!(counts(&mut client, 3, "corrected", instants).await.unwrap(), [0, 1, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_after_what_is_decided_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = client(log(dir.path())).await;
+    assert_eq!(counts(&mut client, 1, "served", vec![THROUGH]).await.unwrap(), [10]);
+    for mode in ["served", "corrected"] {
+        match counts(&mut client, 1, mode, vec![1, 2, THROUGH + 1]).await {
+            Err(FlightError::Tonic(status)) => {
+                assert_eq!(status.code(), tonic::Code::InvalidArgument);
+                assert!(status.message().contains("row 3, column `as_of`: 1970-01-01T00:00:01.000001Z is later"), "{status}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_come_back_as_their_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = client(log(dir.path())).await;
+    let notes: arrow::array::DictionaryArray<arrow::datatypes::Int8Type> = ["a", "b", "a"].into_iter().collect();
+    let users: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 1]));
+    let times: arrow::array::DictionaryArray<arrow::datatypes::Int8Type> =
+        ["1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000035Z"].into_iter().collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![("user_id", users), ("as_of", Arc::new(times)), ("note", Arc::new(notes))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_dictionary_handling(arrow_flight::encode::DictionaryHandling::Resend)
+        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(r#"{"point_in_time":{"features":["users:n"]}}"#)))
+        .build(futures::stream::iter([Ok(batch.clone()), Ok(batch)]));
+    let down = client.do_exchange(encoder).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    let down = arrow::compute::concat_batches(&down[0].schema(), &down).unwrap();
+    assert_eq!(down.column(2).as_string::<i32>().iter().flatten().collect::<String>(), "abaaba");
+    assert_eq!(down.column(3).as_primitive::<Int64Type>().values(), &[2, 0, 3, 2, 0, 3]);
 }

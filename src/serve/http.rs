@@ -1,15 +1,15 @@
 //! HTTP: the native JSON API, health and metrics, over HTTP/1.1 and HTTP/2.
 //!
-//! Invariants: whatever goes wrong is `application/problem+json`; features are read only once the node is ready.
-//! Neighbours: `request` and `json` do the work, `engine` starts it, `telemetry` counts.
+//! Invariants: whatever goes wrong is `application/problem+json`, a panic included; features are read only once the node is
+//! ready, and until it has stopped. Neighbours: `request`, `answering` and `json` do the work, `accept` brings the
+//! connections, `telemetry` counts.
 
-use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{MatchedPath, Path, Query, Request as HttpRequest, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
@@ -17,12 +17,18 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
+use axum::{Extension, Router};
+use futures::FutureExt;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use super::accept::{Arriving, Limits};
+use super::answering::{Lane, Lanes, Question};
+use super::inbox::{Room, Taken};
 use super::json::{answer_json, entity_json, view_json};
 use super::problem::RequestError;
-use super::request::{Contract, Request, answer, unknown_field};
+use super::request::{Contract, Request, unknown_field};
+use super::waiting::Waiting;
 use crate::fold::Status;
 use crate::online::{Answer, LookupError, Online, ViewRequest, find_features};
 use crate::telemetry::Metrics;
@@ -32,12 +38,17 @@ use crate::telemetry::serving::ValueOutcome;
 /// The largest body taken.
 pub const BODY_LIMIT: usize = 16 << 20;
 
-/// Bodies from this size, and requests from so many rows, are worked on outside of the threads that serve.
+/// Bodies from this size are worked on outside of the threads that serve.
 const LARGE_BODY: usize = 64 << 10;
-const LARGE_ROWS: usize = 1_000;
+/// KiB of such bodies, of all requests together.
+const LARGE_BODIES_KIB: u32 = 256 << 10;
 
-/// How long requests under way may take once the server is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// The largest answer sent, in bytes.
+const ANSWER_LIMIT: usize = 64 << 20;
+/// Answers from this size are counted until their clients have taken them.
+const LARGE_ANSWER: usize = 64 << 10;
+/// KiB of such answers, of all requests together.
+const LARGE_ANSWERS_KIB: u32 = 512 << 10;
 
 /// The longest wait for a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,20 +61,94 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// Everything committed can be read, and the sources are being read.
     pub ready: AtomicBool,
+    /// The node is about to stop: it answers still, and says that it is not ready.
+    draining: AtomicBool,
     /// The largest body taken, in bytes.
     pub body_limit: usize,
+    pub(super) lanes: Lanes,
+    pub(super) waiting: Waiting,
+    large_bodies: Room,
+    large_answers: Room,
 }
 
 impl HttpState {
     /// Not ready yet.
     pub fn new(online: Arc<Online>, metrics: Arc<Metrics>) -> HttpState {
-        HttpState { online, metrics, ready: AtomicBool::new(false), body_limit: BODY_LIMIT }
+        HttpState::with_waiting(online, metrics, Limits::of_process().waiting())
+    }
+
+    /// The same, where so many requests may wait at once.
+    pub(super) fn with_waiting(online: Arc<Online>, metrics: Arc<Metrics>, most: usize) -> HttpState {
+        HttpState {
+            waiting: Waiting::new(&online, &metrics, most),
+            online,
+            metrics,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            body_limit: BODY_LIMIT,
+            lanes: Lanes::default(),
+            large_bodies: Room::of_kib(LARGE_BODIES_KIB),
+            large_answers: Room::of_kib(LARGE_ANSWERS_KIB),
+        }
     }
 
     /// From now on features are served, or no longer.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
         self.metrics.engine().ready.store(u64::from(ready), Ordering::Relaxed);
+    }
+
+    /// The node is about to stop: `/ready` says so, what is asked is still answered, and nobody waits any more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.metrics.engine().ready.store(0, Ordering::Relaxed);
+        self.waiting.stop();
+    }
+}
+
+impl HttpState {
+    /// May features be read? Also while the node is about to stop: it does not send anybody away with his answer half made.
+    fn check_reads(&self) -> Result<(), RequestError> {
+        if self.ready.load(Ordering::Acquire) { Ok(()) } else { Err(RequestError::NotReady) }
+    }
+
+    /// A large answer, which takes its room until the last of it is sent: clients may leave it where it is.
+    fn counted(&self, answer: Vec<u8>) -> Result<Bytes, RequestError> {
+        let room = self.large_answers.try_take(answer.len());
+        let busy = || RequestError::Busy("too many large answers are on their way".into());
+        Ok(Bytes::from_owner(Counted { answer, _room: room.ok_or_else(busy)? }))
+    }
+
+    /// Are more clients to be sent here?
+    fn check_ready(&self) -> Result<(), RequestError> {
+        if self.draining.load(Ordering::Acquire) { Err(RequestError::Stopping) } else { self.check_reads() }
+    }
+
+    /// Everything that is not as it should be, by name.
+    fn not_ready(&self) -> Vec<Value> {
+        let part = |what: &str, name: &str, why: &str| json!({ "what": what, "name": name, "why": why });
+        let mut parts = vec![];
+        if self.draining.load(Ordering::Acquire) {
+            parts.push(part("node", "", "it is stopping"));
+        } else if self.check_reads().is_err() {
+            parts.push(part("node", "", "it is still reading what was committed before"));
+        }
+        for (name, why) in self.metrics.unready_sources(self.online.clock().now()) {
+            parts.push(part("source", &name, &why));
+        }
+        parts
+    }
+}
+
+/// A large answer, and its room.
+struct Counted {
+    answer: Vec<u8>,
+    _room: Taken,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.answer
     }
 }
 
@@ -86,38 +171,6 @@ pub fn router(state: Arc<HttpState>) -> Router {
         .method_not_allowed_fallback(method)
         .layer(middleware::from_fn_with_state(Arc::clone(&state), count))
         .with_state(state)
-}
-
-/// Serves until `shutdown` is done and requests under way are answered, or have had their time.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    // An answer is one small packet: it must not wait for another.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let (stopping, stopped) = tokio::sync::oneshot::channel();
-    let signal = async move {
-        shutdown.await;
-        let _ = stopping.send(());
-    };
-    let late = async move {
-        match stopped.await {
-            Ok(()) => tokio::time::sleep(GRACE).await,
-            // The server has ended by itself.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = late => Ok(()),
-    }
 }
 
 /// A view that an answer is about, for the metrics.
@@ -158,7 +211,10 @@ async fn count(State(state): Shared, request: HttpRequest, next: Next) -> Respon
         Method::POST => "POST",
         _ => "other",
     };
-    let response = next.run(request).await;
+    let uri = request.uri().clone();
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+        problem(&RequestError::Failed("a thread panicked; see the node's standard error".into()), &uri)
+    });
     let endpoint = endpoint.as_ref().map_or("other", MatchedPath::as_str);
     let view = response.extensions().get::<Served>();
     let route = state.metrics.serving().route(endpoint, method, view.map_or("", |v| &v.0));
@@ -175,11 +231,22 @@ async fn count(State(state): Shared, request: HttpRequest, next: Next) -> Respon
 }
 
 fn problem(error: &RequestError, uri: &Uri) -> Response {
+    problem_with(error, uri, &[])
+}
+
+/// A problem with more members than all have.
+#[expect(clippy::print_stderr, reason = "an operator reads this")]
+fn problem_with(error: &RequestError, uri: &Uri, members: &[(&str, Value)]) -> Response {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = error.json(uri.path()).to_string();
+    if status.is_server_error() && error.retry_after().is_none() {
+        eprintln!("error: {uri}: {}", crate::diagnostic::spoken(error));
+    }
+    let mut body = error.json(uri.path());
+    members.iter().for_each(|(name, value)| body[*name] = value.clone());
+    let body = body.to_string();
     let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();
-    if let RequestError::NotReady = error {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let RequestError::Method { allowed, .. } = error
         && let Ok(allowed) = HeaderValue::from_str(allowed)
@@ -206,18 +273,29 @@ async fn health() -> Response {
 }
 
 async fn ready(State(state): Shared, uri: Uri) -> Response {
-    match check_ready(&state) {
+    let verbose = uri.query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+    let problems = if verbose { state.not_ready() } else { vec![] };
+    match state.check_ready() {
         Ok(()) => {
             let epoch = crate::time::Epoch(state.online.cache().published().epoch);
-            ok(&json!({ "status": "ready", "epoch": epoch.to_string() }))
+            let mut body = json!({ "status": "ready", "epoch": epoch.to_string() });
+            if verbose {
+                body["not_ready"] = Value::from(problems);
+            }
+            ok(&body)
         }
+        Err(e) if verbose => problem_with(&e, &uri, &[("not_ready", Value::from(problems))]),
         Err(e) => problem(&e, &uri),
     }
 }
 
-async fn metrics(State(state): Shared) -> Response {
-    let text = state.metrics.render(state.online.clock().now());
-    ([(CONTENT_TYPE, encode::CONTENT_TYPE)], text).into_response()
+async fn metrics(State(state): Shared, uri: Uri) -> Response {
+    // Some numbers are counted when they are asked for, which takes its time.
+    let text = tokio::task::spawn_blocking(move || state.metrics.render(state.online.clock().now())).await;
+    match text {
+        Ok(text) => ([(CONTENT_TYPE, encode::CONTENT_TYPE)], text).into_response(),
+        Err(e) => problem(&RequestError::Failed(e.to_string()), &uri),
+    }
 }
 
 async fn views(State(state): Shared) -> Response {
@@ -250,10 +328,6 @@ fn readable<T>(path: Result<Path<T>, PathRejection>) -> Result<T, RequestError> 
     }
 }
 
-fn check_ready(state: &HttpState) -> Result<(), RequestError> {
-    if state.ready.load(Ordering::Acquire) { Ok(()) } else { Err(RequestError::NotReady) }
-}
-
 /// The path of an entity: the view, and the key unless it is empty.
 #[derive(serde::Deserialize)]
 struct EntityPath {
@@ -280,19 +354,17 @@ async fn entity(
     let result = async {
         let path = readable(path)?;
         let read = EntityRead::new(&state.online, &path, &parameters(query)?)?;
-        check_ready(&state)?;
-        if read.contract.is_plain() {
-            return read.respond(&state);
-        }
-        elsewhere(move || read.respond(&state)).await
+        state.check_reads()?;
+        state.answer(read).await
     };
     answered(result.await, &uri)
 }
 
 /// One entity of one view, asked for.
 struct EntityRead {
-    request: ViewRequest,
+    request: [ViewRequest; 1],
     contract: Contract,
+    asked: Instant,
 }
 
 impl EntityRead {
@@ -315,19 +387,27 @@ impl EntityRead {
         let mut seen = std::collections::BTreeSet::new();
         features.retain(|n| seen.insert(*n));
         let entity = online.entities(view).parse(&path.key).map_err(LookupError::from)?;
-        Ok(EntityRead { request: ViewRequest { view, features, entities: vec![entity] }, contract })
+        let request = [ViewRequest { view, features, entities: vec![entity] }];
+        Ok(EntityRead { request, contract, asked: Instant::now() })
+    }
+}
+
+impl Question for EntityRead {
+    fn views(&self) -> &[ViewRequest] {
+        &self.request
     }
 
-    fn respond(self, state: &HttpState) -> Result<Response, RequestError> {
-        let start = Instant::now();
-        let views = [self.request];
-        let answer = answer(&state.online, &|| state.metrics.complete(), &views, &self.contract)?;
-        let [request] = &views;
+    fn contract(&self) -> &Contract {
+        &self.contract
+    }
+
+    fn respond(&self, state: &HttpState, answer: &Answer) -> Result<Response, RequestError> {
+        let [request] = &self.request;
         let planned = &state.online.plan().views[request.view];
-        let mut response =
-            ok(&entity_json(planned, &request.entities[0], &request.features, &answer, &answer.rows[0][0]));
+        let body = entity_json(planned, &request.entities[0], &request.features, answer, &answer.rows[0][0]);
+        let mut response = ok(&body);
         response.extensions_mut().insert(Served(planned.plan.name.clone()));
-        note(&mut response, &answer, &self.contract, start);
+        note(&mut response, answer, &self.contract, self.asked);
         Ok(response)
     }
 }
@@ -339,38 +419,67 @@ fn note(response: &mut Response, answer: &Answer, contract: &Contract, start: In
     }
 }
 
-async fn features(State(state): Shared, uri: Uri, query: QueryResult, body: Body) -> Response {
+/// Features of many entities, asked for.
+struct FeaturesRead {
+    request: Request,
+    asked: Instant,
+}
+
+impl Question for FeaturesRead {
+    fn views(&self) -> &[ViewRequest] {
+        &self.request.views
+    }
+
+    fn contract(&self) -> &Contract {
+        &self.request.contract
+    }
+
+    fn respond(&self, state: &HttpState, answer: &Answer) -> Result<Response, RequestError> {
+        let body = answer_json(state.online.plan(), &self.request, answer, ANSWER_LIMIT)
+            .ok_or(RequestError::LargeAnswer { limit: ANSWER_LIMIT })?;
+        let body = if body.len() < LARGE_ANSWER { Bytes::from(body) } else { state.counted(body)? };
+        let mut response = ([(CONTENT_TYPE, "application/json")], body).into_response();
+        if let [only] = &*self.request.views {
+            response.extensions_mut().insert(Served(state.online.plan().views[only.view].plan.name.clone()));
+        }
+        note(&mut response, answer, &self.request.contract, self.asked);
+        Ok(response)
+    }
+}
+
+async fn features(
+    State(state): Shared,
+    uri: Uri,
+    query: QueryResult,
+    arriving: Option<Extension<Arc<Arriving>>>,
+    body: Body,
+) -> Response {
+    let asked = Instant::now();
     let result = async {
         let contract = Contract::from_query(state.online.plan(), &parameters(query)?)?;
+        let large = body.size_hint().upper().is_none_or(|bytes| bytes > LARGE_BODY as u64);
+        // Small ones are bounded by how many connections there are.
+        let room = large.then(|| state.large_bodies.try_take(state.body_limit).ok_or_else(too_many_bodies)).transpose()?;
         let body = read_body(body, state.body_limit).await?;
-        let respond = |request: Request, state: &HttpState| -> Result<Response, RequestError> {
-            check_ready(state)?;
-            let start = Instant::now();
-            let answer = answer(&state.online, &|| state.metrics.complete(), &request.views, &request.contract)?;
-            let mut response = ok(&answer_json(state.online.plan(), &request, &answer));
-            if let [only] = &*request.views {
-                response.extensions_mut().insert(Served(state.online.plan().views[only.view].plan.name.clone()));
-            }
-            note(&mut response, &answer, &request.contract, start);
-            Ok(response)
+        drop(arriving);
+        let request = if large {
+            let online = Arc::clone(&state.online);
+            let parse = move || {
+                let _room = room;
+                Request::from_body(&online, contract, &body)
+            };
+            state.lanes.run(Lane::Many, parse).await?
+        } else {
+            Request::from_body(&state.online, contract, &body)?
         };
-        if body.len() >= LARGE_BODY {
-            return elsewhere(move || respond(Request::from_body(&state.online, contract, &body)?, &state)).await;
-        }
-        let request = Request::from_body(&state.online, contract, &body)?;
-        if request.contract.is_plain() && request.rows * request.views.len() <= LARGE_ROWS {
-            return respond(request, &state);
-        }
-        elsewhere(move || respond(request, &state)).await
+        state.check_reads()?;
+        state.answer(FeaturesRead { request, asked }).await
     };
     answered(result.await, &uri)
 }
 
-/// Work that takes its time, or waits.
-async fn elsewhere<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
-) -> Result<T, RequestError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(RequestError::Failed(e.to_string())))
+fn too_many_bodies() -> RequestError {
+    RequestError::Busy("too many large bodies are under way".into())
 }
 
 async fn read_body(body: Body, limit: usize) -> Result<Bytes, RequestError> {

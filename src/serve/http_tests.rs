@@ -340,8 +340,11 @@ fn a_contract_is_met_waited_for_or_refused() {
     let waits = |query: &str, seconds: i64| {
         std::thread::scope(|s| {
             let reply = s.spawn(|| shop.get(&path(query)));
-            std::thread::sleep(Duration::from_millis(50));
-            assert!(!reply.is_finished(), "{query}");
+            // It is in line: what it asks for is not there, and nobody has been told that it does not come.
+            while shop.state.waiting.count() == 0 {
+                assert!(!reply.is_finished(), "{query}: {:?}", reply.join());
+                std::thread::sleep(Duration::from_millis(1));
+            }
             shop.commit(seconds, &[(42, "be", "cart", Some(100), 2)]);
             shop.now(seconds);
             reply.join().expect("an answer")
@@ -352,6 +355,67 @@ fn a_contract_is_met_waited_for_or_refused() {
     let reply = waits("epoch=2026-11-20T21:00:05Z&wait=10%20seconds", 5);
     assert_eq!((reply.status, &reply.json()["features"]["spend"]), (200, &json!("15.00")));
     assert!(shop.get("/metrics").body.contains("headwater_serve_wait_seconds_count{"));
+}
+
+#[test]
+fn what_is_named_twice_comes_once() {
+    let shop = shop();
+    let features = ["user_activity:spend", "user_activity:*", "user_activity:spend", "user_activity:*"];
+    let body = json!({ "features": features, "entities": { "user_id": [42] } }).to_string();
+    let reply = shop.post("/v1/features", &body).json();
+    let names = ["user_activity:spend", "user_activity:views_1h", "user_activity:last_kind"];
+    assert_eq!(reply["names"], json!(names));
+    assert_eq!(reply["rows"][0]["values"], json!(["13.00", 2, "view"]));
+}
+
+#[test]
+fn a_request_of_too_many_values_is_refused_before_it_is_worked_on() {
+    let shop = shop();
+    let ask = |rows: usize| {
+        let body = json!({ "features": ["user_activity:*"], "entities": { "user_id": vec![42; rows] } });
+        shop.post("/v1/features", &body.to_string())
+    };
+    let reply = ask(super::request::MOST_VALUES / 3 + 1);
+    assert_eq!(reply.status, 413, "{}", reply.body);
+    assert!(reply.body.contains("1000002 values are asked for, and 1000000 is the most"), "{}", reply.body);
+    // So many that they are not even parsed.
+    let reply = ask(2 * super::request::MOST_VALUES + 2);
+    assert_eq!((reply.status, reply.body.contains("1000000 is the most")), (413, true), "{}", reply.body);
+    let reply = ask(10_000);
+    assert_eq!(reply.json()["rows"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!(reply.json()["rows"][9_999], json!({ "status": { "user_activity": "present" }, "values": [2, "13.00", "view"] }));
+}
+
+#[test]
+fn a_node_that_is_about_to_stop_says_so_and_answers() {
+    let shop = shop();
+    let ready = |path: &str| shop.get(path);
+    assert_eq!(ready("/ready?verbose").json()["not_ready"], json!([]));
+    let source = shop.state.metrics.source("clicks");
+    source.reachable.set(0);
+    let verbose = ready("/ready?verbose").json();
+    assert_eq!(verbose["status"], "ready", "it serves what it has");
+    assert_eq!(verbose["not_ready"], json!([{ "what": "source", "name": "clicks", "why": "it cannot be reached" }]));
+    shop.state.set_ready(false);
+    let reply = ready("/ready?verbose");
+    assert_eq!((reply.status, reply.json()["not_ready"][0]["what"].as_str()), (503, Some("node")));
+    assert_eq!(reply.json()["not_ready"][1]["name"], "clicks");
+    shop.state.set_ready(true);
+    let waiting = std::thread::scope(|s| {
+        let waits = s.spawn(|| shop.get("/v1/views/user_activity/42?min_offset=shop.clicks/0/99&wait=1%20minute"));
+        while shop.state.waiting.count() == 0 {
+            assert!(!waits.is_finished());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        shop.state.drain();
+        waits.join().expect("an answer")
+    });
+    assert_eq!((waiting.status, waiting.body.contains("next_offset")), (409, true), "{}", waiting.body);
+    let reply = ready("/ready");
+    assert_eq!((reply.status, reply.headers["retry-after"].as_str()), (503, "1"));
+    assert!(reply.body.contains("urn:headwater:problem:stopping"), "{}", reply.body);
+    assert_eq!(shop.get("/v1/views/user_activity/42").status, 200);
+    assert!(shop.get("/metrics").body.contains("\nheadwater_ready 0\n"));
 }
 
 #[test]

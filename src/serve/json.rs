@@ -160,27 +160,45 @@ pub fn entity_json(
 }
 
 /// The answer about many entities of several views, as `POST /v1/features` says it: a row per entity, values in the order
-/// of `names`.
-pub fn answer_json(plan: &Plan, request: &Request, answer: &Answer) -> Value {
+/// of `names`. It is written row by row: as values of JSON it would take many times its bytes. `None`: it has more bytes
+/// than `limit`.
+pub fn answer_json(plan: &Plan, request: &Request, answer: &Answer, limit: usize) -> Option<Vec<u8>> {
     let view = |n: usize| &plan.views[request.views[n].view];
     let versions = (0..request.views.len()).map(|n| (view(n).plan.name.clone(), Value::from(view(n).version)));
     let names = request.columns.iter().map(|(n, feature)| {
         let plan = &view(*n).plan;
         format!("{}:{}", plan.name, plan.features[request.views[*n].features[*feature]].name)
     });
-    let row = |at: usize| {
-        let status = answer.rows.iter().enumerate();
-        let status = status.map(|(n, rows)| (view(n).plan.name.clone(), Value::from(rows[at].status.as_str())));
-        let values = request.columns.iter().map(|(n, feature)| to_json(&answer.rows[*n][at].values[*feature]));
-        json!({ "status": status.collect::<Map<_, _>>(), "values": values.collect::<Vec<_>>() })
-    };
-    json!({
+    let head = json!({
         "epoch": answer.epoch.to_string(),
         "as_of": answer.as_of.to_string(),
         "versions": versions.collect::<Map<_, _>>(),
         "names": names.collect::<Vec<_>>(),
-        "rows": (0..request.rows).map(row).collect::<Vec<_>>(),
-    })
+    });
+    let mut out = head.to_string().into_bytes();
+    out.pop();
+    out.extend(br#","rows":["#);
+    for row in 0..request.rows {
+        if row > 0 {
+            out.push(b',');
+        }
+        let status = answer.rows.iter().enumerate();
+        let status = status.map(|(n, rows)| (view(n).plan.name.clone(), Value::from(rows[row].status.as_str())));
+        let status = Value::Object(status.collect());
+        out.extend(format!(r#"{{"status":{status},"values":["#).into_bytes());
+        for (place, (n, feature)) in request.columns.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            out.extend(to_json(&answer.rows[*n][row].values[*feature]).to_string().into_bytes());
+        }
+        out.extend(b"]}");
+        if out.len() > limit {
+            return None;
+        }
+    }
+    out.extend(b"]}");
+    Some(out)
 }
 
 /// What a view is: name, version, entity and features with their types, freshness.

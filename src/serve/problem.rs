@@ -51,6 +51,26 @@ pub enum RequestError {
         /// The limit.
         limit: usize,
     },
+    /// More values are asked for than one answer may have.
+    #[error("{values} values are asked for, and {limit} is the most; send fewer entities at once, or name fewer features")]
+    TooMany {
+        /// Rows times features, about.
+        values: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The answer is larger than may be sent.
+    #[error("the answer has more than {limit} bytes; send fewer entities at once, or name fewer features")]
+    LargeAnswer {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too much is asked for at once, by all clients together.
+    #[error("{0}; ask again in a moment")]
+    Busy(String),
+    /// The node is stopping.
+    #[error("the node is stopping; ask another one, or this one in a moment")]
+    Stopping,
     /// The node is not ready.
     #[error("the node is still reading what was committed before; ask again in a moment")]
     NotReady,
@@ -69,6 +89,11 @@ impl RequestError {
             RequestError::NoRoute(_) => (404, "no-route", "There is nothing at this path"),
             RequestError::Method { .. } => (405, "method", "The path does not take this method"),
             RequestError::TooLarge { .. } => (413, "too-large", "The body is too large"),
+            RequestError::TooMany { .. } | RequestError::LargeAnswer { .. } => {
+                (413, "too-many-values", "Too much is asked for at once")
+            }
+            RequestError::Busy(_) => (429, "busy", "The node answers too many requests"),
+            RequestError::Stopping => (503, "stopping", "The node is stopping"),
             RequestError::NotReady => (503, "not-ready", "The node is not ready"),
             RequestError::Failed(_) => (500, "failed", "The request could not be answered"),
             RequestError::Lookup(e) => match e {
@@ -89,6 +114,14 @@ impl RequestError {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         self.kind().0
+    }
+
+    /// In how many seconds the same request may be answered, if that is a matter of time.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self.kind().0 {
+            429 | 503 => Some(1),
+            _ => None,
+        }
     }
 
     /// The problem's JSON. `instance` is the path of the request.
@@ -163,6 +196,10 @@ mod tests {
         let (path, method, allowed) = ("/x".into(), "PUT".into(), "GET".into());
         check(RequestError::Method { path, method, allowed }, 405, "method");
         check(RequestError::TooLarge { limit: 1 }, 413, "too-large");
+        check(RequestError::TooMany { values: 2, limit: 1 }, 413, "too-many-values");
+        check(RequestError::LargeAnswer { limit: 1 }, 413, "too-many-values");
+        check(RequestError::Busy("x".into()), 429, "busy");
+        check(RequestError::Stopping, 503, "stopping");
         check(RequestError::NotReady, 503, "not-ready");
         check(RequestError::Failed("x".into()), 500, "failed");
     }

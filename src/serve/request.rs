@@ -3,17 +3,18 @@
 //! A contract says what an answer must at least reflect: an epoch, the record at an offset, a greatest staleness. What is
 //! not there yet is waited for, up to `wait`.
 //!
-//! Invariants: views, features and services are found before entities are read. Neighbours: `http` reads its texts into
-//! this; `online` answers.
+//! Invariants: views, features and services are found before entities are read; a request of more values than an answer may
+//! have is refused before anything is made of it. Neighbours: `http` reads its texts into this; `answering` answers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use datafusion::common::ScalarValue;
 use serde_json::{Map, Value, json};
 
 use super::json::from_json;
 use super::problem::RequestError;
+use super::waiting::Need;
 use crate::definition::{Connector, listed, nearest};
 use crate::key::EntityCodec;
 use crate::offset::Offsets;
@@ -29,8 +30,8 @@ const LONGEST_WAIT: i64 = 60_000_000;
 /// Between a commit's being durable and its being visible there are microseconds.
 const PUBLISHING: Duration = Duration::from_millis(500);
 
-/// How often a waiting request looks for what no commit announces.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Values that one request may ask for: rows times features.
+pub const MOST_VALUES: usize = 1_000_000;
 
 /// Names of a contract's fields, the same in queries and bodies.
 pub const CONTRACT_FIELDS: [&str; 5] = ["epoch", "as_of", "max_staleness", "min_offset", "wait"];
@@ -134,10 +135,14 @@ impl Contract {
         Ok(())
     }
 
+    /// Is it about whatever is visible now, and not about a stamp?
+    pub fn is_live(&self) -> bool {
+        self.stamp.epoch.is_none() && self.stamp.as_of.is_none()
+    }
+
     /// Nothing but the present is asked for: the answer is in memory, and nobody waits.
     pub fn is_plain(&self) -> bool {
-        let StampRequest { epoch, as_of } = self.stamp;
-        epoch.is_none() && as_of.is_none() && self.max_staleness.is_none() && self.min_offsets.is_empty()
+        self.is_live() && self.max_staleness.is_none() && self.min_offsets.is_empty()
     }
 }
 
@@ -186,6 +191,11 @@ impl Request {
     /// # Errors
     /// A body of another shape, with what was expected; unknown names; a contract other than the query's.
     pub fn from_body(online: &Online, query: Contract, body: &[u8]) -> Result<Request, RequestError> {
+        // A value of two bytes takes some seventy once it is parsed; more values than an answer may have are not wanted.
+        let values = body.iter().filter(|byte| **byte == b',').count();
+        if values > 2 * MOST_VALUES {
+            return Err(RequestError::TooMany { values, limit: MOST_VALUES });
+        }
         let body: Value =
             serde_json::from_slice(body).map_err(|e| RequestError::Malformed(format!("the body is not JSON: {e}")))?;
         let Value::Object(body) = body else { return Err(expected("the body", "an object", &body)) };
@@ -220,6 +230,15 @@ impl Request {
         Ok(request)
     }
 
+    /// Refuses more values than an answer may have: counted before any of them is read.
+    fn bound(&self, rows: usize) -> Result<(), RequestError> {
+        let values = rows.saturating_mul(self.columns.len());
+        match values > MOST_VALUES {
+            true => Err(RequestError::TooMany { values, limit: MOST_VALUES }),
+            false => Ok(()),
+        }
+    }
+
     /// Adds a view's feature, or all of them.
     fn want(&mut self, plan: &Plan, view: &str, feature: Option<&str>) -> Result<(), LookupError> {
         let view = find_view(plan, view)?;
@@ -234,7 +253,10 @@ impl Request {
                 features.push(feature);
                 features.len() - 1
             });
-            self.columns.push((at, place));
+            // What is named twice comes once.
+            if !self.columns.contains(&(at, place)) {
+                self.columns.push((at, place));
+            }
         }
         Ok(())
     }
@@ -261,6 +283,7 @@ impl Request {
             }
         }
         self.rows = length.map_or(0, |(_, n)| n);
+        self.bound(self.rows)?;
         for request in &mut self.views {
             let codec = online.entities(request.view);
             let name = &online.plan().views[request.view].plan.name;
@@ -341,79 +364,56 @@ pub fn unknown_field(name: &str, own: &[&str]) -> RequestError {
 }
 
 /// What was missing at one look.
-struct Unmet {
+pub struct Unmet {
     what: String,
     available: Map<String, Value>,
+    /// What to wait for; nothing if no wait brings it.
+    pub need: Option<Need>,
 }
 
-/// Answers under a contract. Blocks up to its `wait`: not for an async thread unless [`Contract::is_plain`].
+impl From<Unmet> for RequestError {
+    fn from(unmet: Unmet) -> RequestError {
+        RequestError::NotMet { what: unmet.what, available: unmet.available }
+    }
+}
+
+/// Answers under a contract, or says what is missing. Not for an async thread unless [`Contract::is_plain`].
 ///
 /// `complete`: up to when everything appended is reflected in what is published, in µs; between commits it is what tells
 /// an idle node from a slow one.
 ///
 /// # Errors
-/// [`RequestError::NotMet`] with what was available; whatever the read path says.
-pub fn answer(
+/// Whatever the read path says.
+pub fn attempt(
     online: &Arc<Online>,
-    complete: &dyn Fn() -> Option<i64>,
+    complete: Option<i64>,
     views: &[ViewRequest],
     contract: &Contract,
-) -> Result<Answer, RequestError> {
-    if contract.is_plain() {
-        return Ok(online.lookup(views, contract.stamp)?);
-    }
-    let deadline = Instant::now() + contract.wait.unwrap_or_default();
-    loop {
-        let published = online.cache().published();
-        let left = deadline.saturating_duration_since(Instant::now());
-        // An epoch or an instant that is still to come is waited for; in the end the read path says that it has not.
-        let stamp = online.stamp(contract.stamp, &published);
-        let to_come = matches!(stamp, Err(LookupError::NotYet { .. } | LookupError::Unsettled { .. }));
-        let early = to_come && !left.is_zero();
-        let unmet = if early { None } else { attempt(online, complete, views, contract, published)? };
-        match unmet {
-            Some(Ok(answer)) => return Ok(answer),
-            Some(Err(Unmet { what, available })) if left.is_zero() => {
-                return Err(RequestError::NotMet { what, available });
-            }
-            Some(Err(_)) | None => {
-                online.cache().wait(left.min(LOOK_EVERY), |p| *p != published);
-            }
-        }
-    }
-}
-
-type Attempt = Option<Result<Answer, Unmet>>;
-
-fn attempt(
-    online: &Arc<Online>,
-    complete: &dyn Fn() -> Option<i64>,
-    views: &[ViewRequest],
-    contract: &Contract,
-    published: Published,
-) -> Result<Attempt, RequestError> {
+) -> Result<Result<Answer, Unmet>, RequestError> {
+    let published = online.cache().published();
     if let Some(unmet) = behind(online, contract, &published)? {
-        return Ok(Some(Err(unmet)));
+        return Ok(Err(unmet));
     }
-    // Asked before the lookup: what was complete by then is in the answer.
-    let complete = complete();
     let answer = online.lookup(views, contract.stamp)?;
-    let Some(most) = contract.max_staleness else { return Ok(Some(Ok(answer))) };
-    let live = contract.stamp.epoch.is_none() && contract.stamp.as_of.is_none();
+    let Some(most) = contract.max_staleness else { return Ok(Ok(answer)) };
+    let live = contract.is_live();
     let visible = if live && answer.epoch.0 == published.epoch {
         published.visible
     } else {
         online.offline().timeline().map_err(LookupError::from)?.visible(answer.epoch).unwrap_or(0)
     };
+    // Asked before the lookup: what was complete by then is in the answer.
     let fresh = if live { complete.map_or(visible, |c| c.max(visible)) } else { visible };
     let staleness = answer.as_of.0.saturating_sub(fresh);
     if staleness <= most {
-        return Ok(Some(Ok(answer)));
+        return Ok(Ok(answer));
     }
     let spoken = |micros: i64| format!("{}.{:06} s", micros / 1_000_000, micros % 1_000_000);
     let what = format!("the state is {} old at the ask, more than {}", spoken(staleness), spoken(most));
     let available = json!({ "epoch": answer.epoch.to_string(), "fresh_as_of": format_instant(fresh) });
-    Ok(Some(Err(Unmet { what, available: members(available) })))
+    // What a stamp was about does not become fresher.
+    let need = live.then(|| Need { staleness: Some(most), ..Need::default() });
+    Ok(Err(Unmet { what, available: members(available), need }))
 }
 
 /// The first record that is to be reflected and is not.
@@ -442,7 +442,9 @@ fn behind(online: &Arc<Online>, contract: &Contract, published: &Published) -> R
             let what =
                 format!("offset {offset} of partition {partition} of `{source}` is not committed; {end} is next");
             let available = json!({ "epoch": last.to_string(), "next_offset": end });
-            return Ok(Some(Unmet { what, available: members(available) }));
+            // What a stamp includes does not change.
+            let need = contract.is_live().then(|| Need { offsets: contract.min_offsets.clone(), ..Need::default() });
+            return Ok(Some(Unmet { what, available: members(available), need }));
         }
     }
     Ok(None)

@@ -12,7 +12,8 @@ use arrow::array::{
 };
 use serde_json::Value;
 
-use super::http::{HttpState, router, serve};
+use super::accept::{Connections, House, Limits};
+use super::http::{HttpState, router};
 use crate::offline::Offline;
 use crate::offset::Offsets;
 use crate::online::Online;
@@ -54,8 +55,9 @@ pub(super) struct Fixture {
     clock: Arc<AtomicI64>,
     store: Arc<Store>,
     next_offset: AtomicI64,
-    address: SocketAddr,
-    _server: tokio::runtime::Runtime,
+    pub(super) address: SocketAddr,
+    pub(super) connections: Arc<Connections>,
+    pub(super) server: tokio::runtime::Runtime,
     _dir: tempfile::TempDir,
 }
 
@@ -81,6 +83,11 @@ pub(super) fn at(seconds: i64) -> i64 {
 impl Fixture {
     /// Ready, and nothing committed.
     pub(super) fn new() -> Fixture {
+        Fixture::with(Limits::of_process(), 100)
+    }
+
+    /// The same, for so many connections, and so many requests that wait.
+    pub(super) fn with(limits: Limits, waiting: usize) -> Fixture {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("dataflows")).expect("a directory");
         std::fs::write(dir.path().join("dataflows/a.sql"), DEFINITIONS).expect("a file");
@@ -92,14 +99,15 @@ impl Fixture {
         let clock = Arc::new(AtomicI64::new(at(0)));
         let online = Online::new(Arc::clone(&plan), cache, offline, Clock::Manual(Arc::clone(&clock))).expect("online");
         let metrics = Metrics::new(plan.views.iter().map(|v| (v.plan.name.clone(), v.version)));
-        let state = Arc::new(HttpState::new(Arc::new(online), Arc::new(metrics)));
+        let state = Arc::new(HttpState::with_waiting(Arc::new(online), Arc::new(metrics), waiting));
         state.set_ready(true);
         let server =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
         let listener = server.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        server.spawn(serve(listener, router(Arc::clone(&state)), std::future::pending()));
-        Fixture { state, clock, store, next_offset: AtomicI64::new(0), address, _server: server, _dir: dir }
+        let connections = Arc::new(Connections::new(limits));
+        server.spawn(Arc::clone(&connections).serve(listener, House::of_http(router(Arc::clone(&state)))));
+        Fixture { state, clock, store, next_offset: AtomicI64::new(0), address, connections, server, _dir: dir }
     }
 
     /// Moves the clock to so many seconds after [`START`].

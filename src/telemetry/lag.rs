@@ -7,7 +7,7 @@
 //! Neighbours: `dataflow` names the operators and calls us, `telemetry` renders.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,8 +19,12 @@ use timely::dataflow::ProbeHandle;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
 
+use crate::time::{Clock, Mark};
+
 /// How often a worker hands over what it has counted.
 const EVERY: Duration = Duration::from_millis(250);
+/// A worker that has said nothing for so long is inside of an operator: an idle one is woken more often.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// Which operator: its view (empty where views share it), its name without the view, its kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,6 +124,10 @@ pub struct OperatorStats {
     totals: Mutex<BTreeMap<Label, Totals>>,
     rows: Mutex<BTreeMap<Label, Arc<RowCounters>>>,
     frontiers: Mutex<BTreeMap<Label, ByWorker>>,
+    /// Every epoch below this was given to the workers, says who gave them.
+    fed: AtomicU64,
+    /// When each worker last handed over what it had counted.
+    heard: Mutex<BTreeMap<usize, Mark>>,
 }
 
 impl OperatorStats {
@@ -133,6 +141,15 @@ impl OperatorStats {
     /// The row counters of an operator, by its name in the dataflow; the same for all workers.
     pub fn rows(&self, name: &str) -> Arc<RowCounters> {
         Arc::clone(self.rows.lock().entry(self.label(name, "")).or_default())
+    }
+
+    /// Every epoch below this has been given to the workers. A worker that is stuck in an operator cannot say so itself.
+    pub fn set_fed(&self, epoch: u64) {
+        self.fed.fetch_max(epoch, Relaxed);
+    }
+
+    fn heard_of(&self, worker: usize, now: Mark) {
+        self.heard.lock().insert(worker, now);
     }
 
     /// A worker's frontiers of an operator, by its name in the dataflow.
@@ -169,6 +186,13 @@ impl OperatorStats {
 
     /// All operators, in the order of their labels.
     pub fn snapshot(&self) -> Vec<OperatorRow> {
+        self.snapshot_at(Clock::Machine.mark())
+    }
+
+    fn snapshot_at(&self, now: Mark) -> Vec<OperatorRow> {
+        let silent = |at: &Mark| now.since(*at) >= STUCK;
+        let stuck: BTreeSet<usize> = self.heard.lock().iter().filter(|(_, at)| silent(at)).map(|(n, _)| *n).collect();
+        let fed = self.fed.load(Relaxed);
         let totals = self.totals.lock().clone();
         let rows = self.rows.lock();
         let frontiers = self.frontiers.lock();
@@ -179,9 +203,14 @@ impl OperatorStats {
             let totals = totals.get(label).cloned().unwrap_or_default();
             let own = rows.get(label);
             let count = |own: Option<&AtomicU64>, items: u64| own.map_or(items, |n| n.load(Relaxed));
-            let least = |side: fn(&Frontiers) -> &AtomicU64| {
+            let least = |side: fn(&Frontiers) -> &AtomicU64, at_least: u64| {
+                let of_worker = |(worker, f): (&usize, &Arc<Frontiers>)| {
+                    let known = side(f).load(Relaxed);
+                    // What a stuck worker last said of its input is old; what it was given is not.
+                    if known != 0 && stuck.contains(worker) { known.max(at_least) } else { known }
+                };
                 // Zero: this worker has not said anything yet.
-                let known = frontiers.get(label)?.values().map(|f| side(f).load(Relaxed)).min()?;
+                let known = frontiers.get(label)?.iter().map(of_worker).min()?;
                 (known != 0 && known != u64::MAX).then_some(known)
             };
             OperatorRow {
@@ -189,8 +218,8 @@ impl OperatorStats {
                 records_in: count(own.map(|r| &r.input), totals.items_in),
                 records_out: count(own.map(|r| &r.output), totals.items_out),
                 totals,
-                input_frontier: least(|f| &f.input),
-                output_frontier: least(|f| &f.output),
+                input_frontier: least(|f| &f.input, fed),
+                output_frontier: least(|f| &f.output, 0),
             }
         };
         labels.into_iter().map(row).collect()
@@ -345,6 +374,7 @@ impl Recorder {
                 Side::Output => frontiers.set_output(epoch),
             }
         }
+        self.shared.heard_of(self.worker, Clock::Machine.mark());
     }
 }
 
@@ -425,6 +455,32 @@ mod tests {
         assert!(project.totals.busy < Duration::from_secs(5) && project.totals.runs > 0, "{project:?}");
         assert_eq!((fold.totals.items_in, fold.records_in, fold.records_out), (5, 500, 0));
         assert_eq!((fold.input_frontier, fold.output_frontier), (None, Some(7)));
+    }
+
+    #[test]
+    fn a_worker_that_is_stuck_lags_behind_what_it_was_given() {
+        let stats = OperatorStats::new(["v".to_string()]);
+        let begun = Clock::Machine.mark();
+        let later = begun + STUCK;
+        for worker in 0..2 {
+            stats.frontiers("fold v", worker).set_input(5);
+            stats.frontiers("fold v", worker).set_output(5);
+            stats.heard_of(worker, begun);
+        }
+        stats.set_fed(9);
+        let lag = |at: Mark| {
+            let row = stats.snapshot_at(at).remove(0);
+            row.input_frontier.zip(row.output_frontier).map(|(input, output)| input - output)
+        };
+        assert_eq!(lag(begun), Some(0), "they may not have come to it yet");
+        assert_eq!(lag(later), Some(4));
+        // One goes on; the other one is still in its operator.
+        stats.frontiers("fold v", 0).set_input(9);
+        stats.frontiers("fold v", 0).set_output(9);
+        stats.heard_of(0, later);
+        assert_eq!(lag(later), Some(4));
+        stats.frontiers("fold v", 1).set_output(9);
+        assert_eq!(lag(later), Some(0));
     }
 
     #[test]

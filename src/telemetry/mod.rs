@@ -219,6 +219,23 @@ impl Metrics {
         Arc::clone(self.sources.lock().entry(name.to_string()).or_default())
     }
 
+    /// Sources that cannot be read, or of which there is more than is read, and why.
+    pub fn unready_sources(&self, now: i64) -> Vec<(String, String)> {
+        let sources = self.sources.lock();
+        let mut unready = vec![];
+        for (name, source) in &*sources {
+            if source.reachable.get() == Some(0) {
+                unready.push((name.clone(), "it cannot be reached".to_string()));
+            }
+            for (partition, of_it) in source.partitions() {
+                if of_it.state(now) == source::State::Stalled {
+                    unready.push((name.clone(), format!("partition {partition} has records that are not read")));
+                }
+            }
+        }
+        unready
+    }
+
     /// So much time (µs) has passed: see [`SourceMetrics::pass`].
     pub fn pass(&self, elapsed: u64) {
         self.sources.lock().values().for_each(|s| s.pass(elapsed));

@@ -40,16 +40,23 @@ impl Gauge {
     }
 }
 
-/// What became of a record that was read.
+/// What became of a record that was read. Nothing is dropped here for being late, for being there twice or by a view's
+/// filter: those three stay at zero until something does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of the metric's label")]
 pub enum Outcome {
+    /// Committed as a row, above the partition's watermark.
     Applied,
+    /// Committed as a row, although its partition had promised that nothing so old would come.
     LateApplied,
+    /// Too late to be taken.
     LateDropped,
+    /// Committed as a row of a later time than now: no answer about now has it yet.
     FutureHeld,
+    /// In the quarantine, whatever the reason.
     DecodeError,
+    /// There already.
     Duplicate,
+    /// Of no use to anybody.
     Filtered,
 }
 
@@ -126,8 +133,11 @@ pub struct PartitionMetrics {
     pub oldest_unread: Gauge,
     /// Greatest accepted event time, in µs.
     pub event_time: Gauge,
-    /// No more events below this are promised, in µs.
+    /// What its events so far let expect: none below this, in µs. It is the greatest event time less the most by which an
+    /// event has come behind a later one; it never falls, so an event that breaks the promise is a late one.
     pub watermark: Gauge,
+    /// The most by which an event has come behind a later one, in µs.
+    disorder: AtomicI64,
     records: [AtomicU64; 7],
     lost: AtomicU64,
     /// Payload bytes read since the start.
@@ -154,6 +164,33 @@ impl PartitionMetrics {
     /// Such records so far.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Takes the event times of rows in, in the order in which they came, and counts their outcomes.
+    pub fn take_rows(&self, event_times: impl Iterator<Item = Option<i64>>, now: i64) {
+        let watermark = self.watermark.get().unwrap_or(i64::MIN);
+        let (mut newest, mut disorder) = (self.event_time.get(), self.disorder.load(Relaxed));
+        let mut outcomes = [0u64; Outcome::ALL.len()];
+        for event_time in event_times {
+            let outcome = match event_time {
+                Some(at) if at > now => Outcome::FutureHeld,
+                Some(at) if at < watermark => Outcome::LateApplied,
+                Some(_) | None => Outcome::Applied,
+            };
+            outcomes[outcome as usize] += 1;
+            // The future promises nothing, and would make everything else late.
+            let Some(at) = event_time.filter(|at| *at <= now) else { continue };
+            disorder = disorder.max(newest.map_or(0, |newest| newest.saturating_sub(at)));
+            newest = newest.max(Some(at));
+        }
+        for (outcome, count) in Outcome::ALL.into_iter().zip(outcomes) {
+            self.count(outcome, count);
+        }
+        self.disorder.store(disorder, Relaxed);
+        if let Some(newest) = newest {
+            self.event_time.raise(newest);
+            self.watermark.raise(newest.saturating_sub(disorder));
+        }
     }
 
     /// Held back, or not any more.
@@ -228,11 +265,13 @@ impl SourceMetrics {
         Arc::clone(self.partitions.lock().entry(partition).or_default())
     }
 
-    /// So much time (µs) passed: the partition with the least watermark held the source's.
+    /// So much time (µs) passed: of the partitions of which there is more to read, the one with the least watermark held
+    /// the source's.
     pub fn pass(&self, elapsed: u64) {
         let partitions = self.partitions.lock();
-        // One alone holds nobody up.
-        let known = partitions.values().filter_map(|p| Some((p.watermark.get()?, p)));
+        // One that is read to its end holds nobody up: it has nothing older to come with. One alone does not either.
+        let behind = partitions.values().filter(|p| p.lag() != Some(0) && !p.unassigned.load(Relaxed));
+        let known = behind.filter_map(|p| Some((p.watermark.get()?, p)));
         if let Some((_, least)) = known.min_by_key(|(at, _)| *at).filter(|_| partitions.len() > 1) {
             least.held.fetch_add(elapsed, Relaxed);
         }
@@ -275,6 +314,47 @@ mod tests {
         source.partition(1).watermark.raise(11);
         source.pass(7);
         assert_eq!(held(), [7, 100, 0]);
+    }
+
+    #[test]
+    fn who_is_read_to_the_end_holds_nobody_up() {
+        let source = SourceMetrics::default();
+        let held = || source.partitions().iter().map(|(_, p)| p.held()).collect::<Vec<_>>();
+        for (n, (watermark, high)) in [(5, 10), (7, 20), (9, 20)].into_iter().enumerate() {
+            let partition = source.partition(i32::try_from(n).expect("few"));
+            partition.watermark.raise(watermark);
+            partition.high.set(high);
+            partition.next.set(10);
+        }
+        source.pass(100);
+        assert_eq!(held(), [0, 100, 0], "the first is caught up");
+        source.partition(1).set_assigned(false);
+        source.pass(10);
+        assert_eq!(held(), [0, 100, 10]);
+        source.partition(0).high.set(11);
+        source.pass(1);
+        assert_eq!(held(), [1, 100, 10], "there is more of the first");
+    }
+
+    #[test]
+    fn rows_have_outcomes_and_make_a_promise() {
+        let p = PartitionMetrics::default();
+        let check = |event_times: &[Option<i64>], now: i64, newest: i64, watermark: i64, outcomes: [u64; 3]| {
+            p.take_rows(event_times.iter().copied(), now);
+            assert_eq!((p.event_time.get(), p.watermark.get()), (Some(newest), Some(watermark)), "{event_times:?}");
+            let counted = [Outcome::Applied, Outcome::LateApplied, Outcome::FutureHeld].map(|o| p.records(o));
+            assert_eq!(counted, outcomes, "{event_times:?}");
+        };
+        check(&[Some(10), Some(20), None], 100, 20, 20, [3, 0, 0]);
+        // Behind by five: late once, and from then on expected.
+        check(&[Some(15), Some(30)], 100, 30, 25, [4, 1, 0]);
+        check(&[Some(26), Some(31)], 100, 31, 26, [6, 1, 0]);
+        check(&[Some(101), Some(40)], 100, 40, 35, [7, 1, 1]);
+        // A promise is not taken back, it is broken.
+        check(&[Some(10)], 100, 40, 35, [7, 2, 1]);
+        check(&[Some(80)], 100, 80, 50, [8, 2, 1]);
+        let sum: u64 = Outcome::ALL.into_iter().map(|o| p.records(o)).sum();
+        assert_eq!(sum, 11, "the outcomes sum to the records read");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod demo;
 mod damage;
 mod housekeeping;
 mod joins;
+mod hostile;
 mod kafka;
 mod oracle;
 mod proof;

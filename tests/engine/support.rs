@@ -107,11 +107,16 @@ pub(crate) struct Running(pub(crate) Child);
 impl Running {
     /// A node that serves HTTP on a free port: it and its address, once it is ready.
     pub(crate) fn serving(command: &mut Command) -> (Running, String) {
-        let (node, lines) = Running::until(command, |line| line.starts_with("ready "));
+        let (running, ready) = Running::ready(command);
+        (running, ready.get("http").unwrap_or_else(|| panic!("it serves no HTTP: {ready:?}")).clone())
+    }
+
+    /// A node and the fields of the line that it prints once it serves. One that says nothing is killed in the end.
+    pub(crate) fn ready(command: &mut Command) -> (Running, BTreeMap<String, String>) {
+        let (running, lines) = Running::until(command, |line| line.starts_with("ready "));
         let line = lines.last().expect("until gives the line that was waited for");
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http="));
-        let address = address.unwrap_or_else(|| panic!("not a ready line: {line:?}")).to_string();
-        (node, address)
+        let field = |word: &str| word.split_once('=').map(|(n, v)| (n.to_string(), v.to_string()));
+        (running, line.split_whitespace().filter_map(field).collect())
     }
 
     /// A program and what it has said on standard output, once it has said a line for which `last` holds.

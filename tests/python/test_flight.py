@@ -19,11 +19,17 @@ SELECT user_id, count(*) FILTER (WHERE ts > now() - INTERVAL '1 minute') AS n, l
 FROM clicks GROUP BY user_id;
 CREATE FEATURE VIEW kinds AS SELECT kind, count(*) AS n FROM clicks GROUP BY kind;
 CREATE FEATURE SERVICE ranker AS users;
+CREATE STREAM orders (user_id BIGINT NOT NULL, ts TIMESTAMP NOT NULL, came TIMESTAMP NOT NULL)
+EVENT TIME ts ARRIVAL TIME came FROM FILE (path = 'orders.csv', format = 'csv');
+CREATE FEATURE VIEW ordering AS SELECT user_id, count(*) AS orders FROM orders GROUP BY user_id;
 """
 
 #: User 1 clicks at every tenth second of the first ten minutes of 2024, by turns on "a" and "b"; user 2 once.
 START = 1_704_067_200_000_000
 CLICKS = [(1, "ab"[n % 2], START + n * 10_000_000) for n in range(60)] + [(2, "a", START + 5_000_000)]
+
+#: User 1 orders at every minute, and every other order is heard of five minutes late.
+ORDERS = [(1, START + n * 60_000_000, START + n * 60_000_000 + (n % 2) * 300_000_000) for n in range(10)]
 
 
 def rfc3339(micros):
@@ -51,8 +57,11 @@ def client(tmp_path_factory):
     (directory / "clicks.csv").write_text("\n".join(lines) + "\n")
     base = [os.environ["HEADWATER_BIN"]]
     common = ["--dir", str(directory)]
-    # Under the event clock, history was served as it happened.
-    subprocess.run([*base, "replay", "--clock", "event", *common], check=True, timeout=120)
+    rows = sorted(ORDERS, key=lambda order: order[2])
+    lines = ["user_id,ts,came"] + [f"{user},{rfc3339(ts)},{rfc3339(came)}" for user, ts, came in rows]
+    (directory / "orders.csv").write_text("\n".join(lines) + "\n")
+    # Under the record clock, history was served as it was heard of: clicks at once, orders late.
+    subprocess.run([*base, "replay", "--clock", "record", *common], check=True, timeout=120)
     command = [*base, "run", *common, "--http", "off", "--resp", "off", "--grpc", "127.0.0.1:0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -115,6 +124,58 @@ def test_exchange(client):
 def test_exchange_of_a_service_as_corrected(client):
     sent = labels(200)
     check(exchange(client, {"service": "ranker", "mode": "corrected", "time_column": "as_of"}, sent), sent)
+
+
+def test_what_came_late_was_not_served(client):
+    times = [START + n * 30_000_000 for n in range(40)]
+    sent = pa.table({"user_id": [1] * 40, "as_of": pa.array(times, pa.timestamp("us", "UTC"))})
+    served = [sum(ts <= at and came <= at for _, ts, came in ORDERS) for at in times]
+    corrected = [sum(ts <= at for _, ts, _ in ORDERS) for at in times]
+    assert served != corrected
+    for mode, want in [("served", served), ("corrected", corrected)]:
+        assert exchange(client, {"features": ["ordering:*"], "mode": mode}, sent)["orders"].to_pylist() == want, mode
+
+
+def test_labels_of_the_future_are_refused(client):
+    times = pa.array([START, 4_000_000_000_000_000], pa.timestamp("us", "UTC"))
+    sent = pa.table({"user_id": [1, 1], "as_of": times})
+    with pytest.raises(pa.ArrowInvalid, match="row 2, column `as_of`"):
+        exchange(client, {"features": ["users:n"]}, sent)
+
+
+def test_labels_come_in_many_types(client):
+    sent = labels(12)
+    plain = exchange(client, {"features": ["users:*"]}, sent)
+    for name, column in {
+        "as_of": sent["as_of"].cast(pa.timestamp("ns", "UTC")),
+        "note": sent["note"].dictionary_encode(),
+        "user_id": sent["user_id"].cast(pa.float32()),
+    }.items():
+        changed = sent.set_column(sent.column_names.index(name), name, column)
+        result = exchange(client, {"features": ["users:*"]}, changed)
+        assert result.select(["n", "last"]).equals(plain.select(["n", "last"])), name
+        assert result[name].to_pylist() == changed[name].to_pylist(), name
+
+
+def test_compressed_labels_are_refused_and_the_node_lives(client):
+    sent = labels(1000)
+    for codec in ("lz4", "zstd"):
+        options = flight.FlightCallOptions(write_options=pa.ipc.IpcWriteOptions(compression=codec))
+        writer, reader = client.do_exchange(descriptor(features=["users:*"]), options)
+        with pytest.raises(pa.ArrowInvalid, match="compressed"):
+            with writer:
+                writer.begin(sent.schema)
+                writer.write_table(sent)
+                writer.done_writing()
+                reader.read_all()
+    check(exchange(client, {"features": ["users:*"]}, sent), sent)
+
+
+def test_a_column_twice_is_refused(client):
+    sent = labels(4)
+    twice = pa.Table.from_arrays([*sent.columns, sent["user_id"]], [*sent.column_names, "user_id"])
+    with pytest.raises(pa.ArrowInvalid, match="two columns `user_id`"):
+        exchange(client, {"features": ["users:*"]}, twice)
 
 
 def test_many_labels_are_sent_before_any_result_is_read(client):

@@ -1,0 +1,154 @@
+//! A question answered under its contract, where it holds up nobody else.
+//!
+//! What is in memory and small is answered on the thread that serves. More rows, and what asks the log, go to other
+//! threads, a few at a time: a thousand such requests wait their turn and do not take a thousand threads. What is not there
+//! yet is waited for by no thread at all.
+//!
+//! Invariants: as many requests are in line as may be, the next is refused at once. Neighbours: `http` asks; `request`
+//! looks; `waiting` wakes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::response::Response;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::http::HttpState;
+use super::problem::RequestError;
+use super::request::{Contract, Unmet, attempt};
+use super::waiting::Need;
+use crate::online::{Answer, LookupError, ViewRequest};
+
+/// Rows that are answered on a thread that serves.
+const FEW_ROWS: usize = 32;
+/// Requests of many rows answered at once.
+const MANY: usize = 4;
+/// Requests that may ask the log answered at once: each may read all of its tail.
+const PAST: usize = 2;
+/// Requests in line for both.
+const IN_LINE: usize = 1024;
+
+/// Where requests that take their time are answered, a few at once.
+pub(super) struct Lanes {
+    many: Semaphore,
+    past: Semaphore,
+    in_line: AtomicUsize,
+}
+
+/// Which lane a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// It is large.
+    Many,
+    /// It may be about what only the log has.
+    Past,
+}
+
+impl Default for Lanes {
+    fn default() -> Lanes {
+        Lanes { many: Semaphore::new(MANY), past: Semaphore::new(PAST), in_line: AtomicUsize::new(0) }
+    }
+}
+
+/// One more in line, until it is answered or given up.
+struct InLine<'a>(&'a AtomicUsize);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Lanes {
+    /// Threads that the lanes use at most.
+    pub(super) const THREADS: usize = MANY + PAST;
+
+    /// Works where nobody is held up, once it is its turn.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let before = self.in_line.fetch_add(1, Ordering::AcqRel);
+        let _in_line = InLine(&self.in_line);
+        if before >= IN_LINE {
+            return Err(RequestError::Busy(format!("{IN_LINE} large requests are in line already")));
+        }
+        let lane = match lane {
+            Lane::Many => &self.many,
+            Lane::Past => &self.past,
+        };
+        let _turn = lane.acquire().await.map_err(|e| RequestError::Failed(e.to_string()))?;
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(RequestError::Failed(e.to_string())))
+    }
+}
+
+/// What is asked, and what becomes of the answer.
+pub(super) trait Question: Send + Sync + 'static {
+    /// Entities and features by view.
+    fn views(&self) -> &[ViewRequest];
+    /// What the answer must reflect.
+    fn contract(&self) -> &Contract;
+    /// The answer as it is sent.
+    fn respond(&self, state: &HttpState, answer: &Answer) -> Result<Response, RequestError>;
+}
+
+impl HttpState {
+    /// Answers a question, waiting for what its contract asks for.
+    pub(super) async fn answer(self: &Arc<Self>, question: impl Question) -> Result<Response, RequestError> {
+        let rows: usize = question.views().iter().map(|v| v.entities.len()).sum();
+        if question.contract().is_plain() && rows <= FEW_ROWS {
+            return question.respond(self, &self.online.lookup(question.views(), question.contract().stamp)?);
+        }
+        let deadline = Instant::now() + question.contract().wait.unwrap_or_default();
+        let lane = if question.contract().is_live() { Lane::Many } else { Lane::Past };
+        let question = Arc::new(question);
+        loop {
+            let (state, asked) = (Arc::clone(self), Arc::clone(&question));
+            let look = move || {
+                let found = attempt(&state.online, state.metrics.complete(), asked.views(), asked.contract())?;
+                Ok(match found {
+                    Ok(answer) => Ok(asked.respond(&state, &answer)?),
+                    Err(unmet) => Err(unmet),
+                })
+            };
+            let missing = match self.lanes.run(lane, look).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(unmet)) => Missing::from(unmet),
+                Err(RequestError::Lookup(early @ (LookupError::NotYet { .. } | LookupError::Unsettled { .. }))) => Missing::from(early),
+                Err(error) => return Err(error),
+            };
+            match missing.need {
+                Some(need) if Instant::now() < deadline && !self.waiting.is_stopped() => {
+                    self.waiting.until(need, deadline).await?;
+                }
+                Some(_) | None => return Err(missing.error),
+            }
+        }
+    }
+}
+
+/// Why there is no answer now, and what to wait for.
+struct Missing {
+    error: RequestError,
+    need: Option<Need>,
+}
+
+impl From<Unmet> for Missing {
+    fn from(mut unmet: Unmet) -> Missing {
+        let need = unmet.need.take();
+        Missing { error: unmet.into(), need }
+    }
+}
+
+impl From<LookupError> for Missing {
+    fn from(error: LookupError) -> Missing {
+        let need = match &error {
+            LookupError::NotYet { epoch, .. } => Some(Need { epoch: Some(epoch.0), ..Need::default() }),
+            LookupError::Unsettled { as_of, .. } => Some(Need { through: Some(as_of.0), ..Need::default() }),
+            _ => None,
+        };
+        Missing { error: error.into(), need }
+    }
+}
