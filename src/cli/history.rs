@@ -16,8 +16,6 @@ use super::{Common, Outcome};
 use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryRequest, Mode, Offline};
 use crate::plan::Plan;
-use crate::state::Store;
-use crate::time::{Ask, Clock};
 
 /// What `headwater history` takes.
 #[derive(Args)]

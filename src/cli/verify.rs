@@ -5,9 +5,6 @@ use clap::Args;
 use super::{Common, Failure, Outcome, say};
 use crate::online::find_view;
 use crate::source::Gap;
-use crate::state::Store;
-use crate::state::cache::Cache;
-use crate::state::redo::redo;
 use crate::time::{Clock, Epoch, parse_instant};
 use crate::verify::{Request, Verifier, offsets};
 

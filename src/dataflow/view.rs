@@ -29,7 +29,6 @@ use super::join::{self, Point, Rows};
 use super::rows::{Dated, Diff, Row, Time};
 use super::table::{self, UpsertReader};
 use crate::event::EventBatch;
-use crate::fold::entry::Updates;
 use crate::fold::entry::{CLOSING, Updates};
 use crate::plan::project::{Changes, Projector};
 use crate::source::Rejected;

@@ -409,7 +409,7 @@ fn a_row_is_expired_only_once_it_was_admitted() {
 
 /// Rule 13: of rows with one event time, the partition decides, then the offset, in whatever order they come.
 #[test]
-fn ties_go_by_partition_and_then_by_offset() {
+fn no_rotation_of_a_tie_changes_its_order() {
     let aggregate = |function, window| Aggregate {
         function,
         value: Some(0),

@@ -22,7 +22,6 @@ use crate::fold::Evaluation;
 use crate::key::EntityCodec;
 use crate::plan::Plan;
 use crate::plan::output::Outputs;
-use crate::time::format_instant;
 use crate::time::Ask;
 
 /// Answers that become columns at once.
@@ -231,7 +230,6 @@ impl History {
         let instants = labels::instants(labels, time, first_row)?;
         // What such a label would get now, it would not get later.
         labels::none_after(self.through, &instants, labels.schema().field(time).name(), first_row)?;
-        }
         let parts = self.parts.iter().map(|part| self.part(part, labels, &instants, first_row));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         let columns = self.columns.iter().map(|(part, n)| Arc::clone(&parts[*part][*n])).collect();

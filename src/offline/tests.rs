@@ -11,7 +11,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Offline, OfflineError, SealSummary};
-use super::{Offline, OfflineError};
 use super::catalogue::Catalogue;
 use super::history::{History, HistoryError, HistoryRequest, parse_features};
 use super::point_in_time::{Labels, Mode, join};

@@ -33,7 +33,6 @@ use super::inbox::{Filler, Inbox, Lot, Pace, Room, Taken, Up, Watched};
 use super::uploads::{Upload, Uploads};
 use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryError, HistoryRequest, Mode, Offline, OfflineError};
-use crate::time::Ask;
 
 /// Size of the messages sent; clients take 4 MiB without being told to.
 const SENT_MESSAGE: usize = 2 << 20;

@@ -18,7 +18,7 @@ use crate::offset::Offsets;
 use crate::state::Store;
 use crate::state::commit::{ClockKind, Commit, LogKind, LogRecord};
 use crate::state::log::encode_batch;
-use crate::time::{Ask, Epoch};
+use crate::time::Epoch;
 
 /// Up to when it is known what was visible.
 const THROUGH: i64 = 1_000_000;

@@ -37,7 +37,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::offline::Offline;
-use crate::time::Ask;
 use accept::{Connections, House, Limits};
 use answering::Lanes;
 use http::HttpState;

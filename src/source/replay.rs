@@ -17,9 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::file::{FileError, FileReader};
 use super::kafka::{KafkaError, KafkaReader, KafkaSettings};
 use super::lane::{Lane, LaneBuilder, Taken, Timing};
-use super::{Slice, SortedPosition, unfinished};
 use super::topics::look_at;
-use super::{Gap, Slice, SortedPosition, SourceState};
+use super::{Gap, Slice, SortedPosition, SourceState, unfinished};
 use crate::definition::Source;
 use crate::offset::Offsets;
 use crate::time::Epoch;
@@ -354,7 +353,7 @@ impl Replay {
     }
 
     /// Reads and sorts a part of a source.
-    fn read(&self, source: &Arc<Source>, span: Span, taken: Option<i64>, floor: Epoch) -> Result<Part, ReplayError> {
+    fn read(&mut self, source: &Arc<Source>, span: Span, taken: Option<i64>, floor: Epoch) -> Result<Part, ReplayError> {
         let mut builder = LaneBuilder::new(Timing::of(source, self.clock));
         let mut gaps = vec![];
         let bounded = self.clock == ReplayClock::Record;
@@ -393,7 +392,7 @@ impl Replay {
     }
 
     fn read_topic(
-        &self,
+        &mut self,
         source: &Arc<Source>,
         mut span: Span,
         bounded: bool,

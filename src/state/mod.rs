@@ -44,7 +44,7 @@ use crate::plan::Plan;
 use commit::Tip;
 use faults::{Faults, Step};
 use witness::{Witness, WitnessFile};
-use published::{Board, Published};
+use published::Board;
 
 /// Format of the whole store.
 const FORMAT: u32 = 2;

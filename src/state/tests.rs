@@ -105,6 +105,8 @@ impl World {
             rejected: (0..refused).map(rejected).collect(),
             offsets,
             sorted: BTreeMap::new(),
+            gaps: vec![],
+            topic_ids: BTreeMap::new(),
         }
     }
 

@@ -31,17 +31,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use datafusion::common::ScalarValue;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::definition::Definitions;
-use crate::event::up_to;
-use crate::fold::columns::group_converter;
-use crate::fold::entry::Updates;
-use crate::fold::plan::Window;
-use crate::fold::{Evaluation, Fold, Group, Status};
 use crate::key::EntityCodec;
 use crate::offline::{HistoryError, Offline, OfflineError};
 use crate::plan::Plan;

@@ -36,9 +36,8 @@ use thiserror::Error;
 
 use super::oracle_functions::{DoubleExtreme, Exact};
 use super::oracle_join::joins_doubles;
-use super::oracle_plan::{Call, Shape, ignored_clause, take_apart};
 use super::oracle_meaning::{Micros, read};
-use super::oracle_plan::{Call, Shape, ignored_clause, join_sides, take_apart};
+use super::oracle_plan::{Call, Shape, ignored_clause, take_apart};
 use super::oracle_rows::{
     OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };

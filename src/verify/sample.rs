@@ -107,7 +107,7 @@ impl Sample {
 
     fn count_updates(&mut self, verifier: &Verifier<'_>, view: usize, epoch: Epoch) -> Result<(), VerifyError> {
         let shape = &verifier.plan.views[view].fold.shape;
-        verifier.offline.updates(view, None, epoch, &mut |updates| {
+        verifier.offline.updates(view, &None, epoch, &mut |updates| {
             for n in 0..updates.len() {
                 let update = updates.get(n, shape);
                 let diff = i64::from(update.entry.multiplicity());
@@ -161,7 +161,7 @@ impl Sample {
             self.batches.push(updates);
         };
         if all {
-            verifier.offline.updates(view, None, epoch, &mut |updates| {
+            verifier.offline.updates(view, &None, epoch, &mut |updates| {
                 keep(updates);
                 Ok(())
             })?;

@@ -97,8 +97,8 @@ impl World {
         let reader = Reader::open(data, &self.loaded.plan)?;
         reader.store.check_all()?;
         reader.offline.check_segments()?;
-        let (_, problems) = offsets::check(&self.loaded.plan, &reader.store, &reader.offline)?;
-        match problems.first() {
+        let found = offsets::check(&self.loaded.plan, &reader.store, &reader.offline)?;
+        match found.problems.first() {
             Some(problem) => Err(problem.clone().into()),
             None => Ok(()),
         }
@@ -366,6 +366,7 @@ fn a_torn_end_is_forgiven() {
             offsets: store.offsets().expect("readable"),
             sorted: store.sorted_positions().expect("readable"),
             last: store.last_commit().expect("readable").map(|c| Epoch(c.last)),
+            states: store.source_states().expect("readable"),
         };
         let kafka = headwater::source::kafka::KafkaSettings::default();
         let mut replay = headwater::source::replay::Replay::new(
