@@ -120,7 +120,8 @@ impl Asking<'_> {
         };
         let certain = certain.map(|mut facts| {
             if self.recompute.reads_versions() {
-                facts.values_mut().for_each(|(_, admitted)| *admitted = false);
+                // A version that starts when WHERE admits the row no more never brought it to this group.
+                facts.values_mut().for_each(|fact| *fact = (None, false));
             }
             facts
         });
