@@ -262,3 +262,14 @@ fn the_table_of_rules_names_tests_that_exist() {
     assert_eq!(next - 1, RULES, "rules in tests/README.md");
     none(&problems);
 }
+
+/// Only where all tests run: `cargo test --release` by hand may do without.
+#[test]
+fn assertions_and_overflow_checks_run() {
+    if std::env::var_os("HEADWATER_TEST_SKIPS").is_none() {
+        return;
+    }
+    assert!(cfg!(debug_assertions), "scripts/test compiles with tests/profile.toml");
+    let most = std::hint::black_box(u8::MAX);
+    assert!(std::panic::catch_unwind(|| most + 1).is_err(), "overflow is not noticed");
+}

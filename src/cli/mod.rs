@@ -29,6 +29,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::definition::{self, Definitions};
 use crate::diagnostic::{Diagnostic, spoken};
+use crate::engine::EngineError;
+use crate::offline::OfflineError;
 use crate::plan::{self, Plan};
 use crate::reader::Reader;
 use crate::state::StateError;
@@ -113,14 +115,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Failure {
         let error = error.into();
         // A directory made by other definitions is a matter of definitions.
-        match error.downcast_ref::<crate::state::StateError>() {
-            Some(crate::state::StateError::OtherDefinitions(_)) => Failure::Usage(error),
-            _ => match error.downcast_ref::<crate::engine::EngineError>() {
-                Some(crate::engine::EngineError::State(crate::state::StateError::OtherDefinitions(_))) => {
-                    Failure::Usage(error)
-                }
-                _ => Failure::Work(error),
-            },
+        match state_error(&error) {
+            Some(StateError::OtherDefinitions(_)) => Failure::Usage(error),
+            Some(_) | None => Failure::Work(error),
         }
     }
 }
@@ -136,6 +133,18 @@ impl Common {
             return Err(StateError::NothingCommitted(self.data_dir()).into());
         }
         Ok(reader)
+    }
+}
+
+/// What the store said, whichever part of a command it was said to.
+fn state_error(error: &anyhow::Error) -> Option<&StateError> {
+    if let Some(error) = error.downcast_ref::<StateError>() {
+        return Some(error);
+    }
+    match (error.downcast_ref::<EngineError>(), error.downcast_ref::<OfflineError>()) {
+        (Some(EngineError::State(error) | EngineError::Offline(OfflineError::State(error))), _)
+        | (_, Some(OfflineError::State(error))) => Some(error),
+        (Some(_) | None, Some(_) | None) => None,
     }
 }
 

@@ -201,20 +201,7 @@ impl Walk<'_> {
             self.expr(condition);
         }
         selection.iter().for_each(|condition| self.expr(condition));
-        for part in connect_by {
-            match part {
-                ConnectByKind::ConnectBy { connect_token, nocycle: _, relationships: _ } => {
-                    self.refuse(
-                        connect_token.0.span,
-                        "CONNECT BY is not supported",
-                        "join a table that has the parents",
-                    );
-                }
-                ConnectByKind::StartWith { start_token, condition: _ } => {
-                    self.refuse(start_token.0.span, "START WITH is not supported", "join a table that has the parents");
-                }
-            }
-        }
+        connect_by.iter().for_each(|part| self.connect_by(part));
         self.group_by(start, group_by);
         for (there, words, help) in [
             (!cluster_by.is_empty(), "CLUSTER BY", "leave it out: a view has no order"),
@@ -230,6 +217,18 @@ impl Walk<'_> {
         if having.is_some() {
             let at = self.place(start.start, "HAVING");
             self.refuse(at, "HAVING is not supported yet", "leave it out, or use FILTER in the aggregates");
+        }
+    }
+
+    fn connect_by(&mut self, part: &ConnectByKind) {
+        let help = "join a table that has the parents";
+        match part {
+            ConnectByKind::ConnectBy { connect_token, nocycle: _, relationships: _ } => {
+                self.refuse(connect_token.0.span, "CONNECT BY is not supported", help);
+            }
+            ConnectByKind::StartWith { start_token, condition: _ } => {
+                self.refuse(start_token.0.span, "START WITH is not supported", help);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use super::aggregate::Total;
 use super::entry::{Entry, Update, pack_bytes, place};
 use super::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
-use super::{Wanted, Evaluation, Fold, Group, Status, layout};
+use super::{Evaluation, Fold, Group, Status, Wanted, layout};
 
 const HORIZON: i64 = 6_000;
 

@@ -96,7 +96,8 @@ impl Catalogue {
                 return Err(OfflineError::Segment { path, why });
             }
             if entry.last > self.sealed {
-                let why = format!("it reaches to {}, the log is sealed up to {}", Epoch(entry.last), Epoch(self.sealed));
+                let why =
+                    format!("it reaches to {}, the log is sealed up to {}", Epoch(entry.last), Epoch(self.sealed));
                 return Err(OfflineError::Segment { path, why });
             }
         }

@@ -269,11 +269,12 @@ impl History {
         };
         let asked = part.outputs.asked(&part.features);
         let asked = Labels { groups: &groups, instants, asked: &asked };
-        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| {
-            match self.stopped.load(Ordering::Acquire) {
-                true => Err(OfflineError::Stopped),
-                false => block.push(row, answer),
-            }
+        join(&self.offline, part.view, asked, self.mode, &self.timeline, &mut |row, answer| match self
+            .stopped
+            .load(Ordering::Acquire)
+        {
+            true => Err(OfflineError::Stopped),
+            false => block.push(row, answer),
         })?;
         block.flush()?;
         Ok(block.in_order(&self.schema_of(part))?)

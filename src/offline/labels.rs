@@ -34,10 +34,9 @@ pub fn distinct_names(schema: &Schema) -> Result<(), HistoryError> {
     let mut seen = BTreeSet::new();
     match schema.fields().iter().find(|f| !seen.insert(f.name())) {
         None => Ok(()),
-        Some(twice) => Err(HistoryError::Labels(format!(
-            "the labels have two columns `{}`; rename or remove one",
-            twice.name()
-        ))),
+        Some(twice) => {
+            Err(HistoryError::Labels(format!("the labels have two columns `{}`; rename or remove one", twice.name())))
+        }
     }
 }
 

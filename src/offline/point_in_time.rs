@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::by_hash::ByHash;
 use super::{Offline, OfflineError, Timeline};
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Wanted, Evaluation, Fold, Group};
+use crate::fold::{Evaluation, Fold, Group, Wanted};
 use crate::time::{Ask, Epoch};
 
 /// Which past is asked about.

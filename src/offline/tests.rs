@@ -10,14 +10,14 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Offline, OfflineError, SealSummary};
 use super::catalogue::Catalogue;
 use super::history::{History, HistoryError, HistoryRequest, parse_features};
 use super::point_in_time::{Labels, Mode, join};
+use super::{Offline, OfflineError, SealSummary};
 use crate::definition;
 use crate::fold::columns::{group_converter, to_batch, updates_schema};
 use crate::fold::entry::{Updates, hash_group, place};
-use crate::fold::{Wanted, Evaluation};
+use crate::fold::{Evaluation, Wanted};
 use crate::offset::Offsets;
 use crate::plan::Plan;
 use crate::state::Store;

@@ -361,10 +361,12 @@ where
         Box::pin(async move {
             let answer = answer.await?;
             // It is under way until its body is dropped: then all of it was sent, or nobody wants it any more.
-            Ok(answer.map(|body| Body::new(body.map_frame(move |frame| {
-                let _ = &answering;
-                frame
-            }))))
+            Ok(answer.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _ = &answering;
+                    frame
+                }))
+            }))
         })
     }
 }

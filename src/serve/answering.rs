@@ -116,7 +116,9 @@ impl HttpState {
             let missing = match self.lanes.run(lane, look).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(unmet)) => Missing::from(unmet),
-                Err(RequestError::Lookup(early @ (LookupError::NotYet { .. } | LookupError::Unsettled { .. }))) => Missing::from(early),
+                Err(RequestError::Lookup(early @ (LookupError::NotYet { .. } | LookupError::Unsettled { .. }))) => {
+                    Missing::from(early)
+                }
                 Err(error) => return Err(error),
             };
             match missing.need {

@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AnyDictionaryArray, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{AnyDictionaryArray, Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::convert::fb_to_schema;
-use arrow::ipc::{self, MessageHeader, MetadataVersion};
 use arrow::ipc::reader::{RecordBatchDecoder, read_dictionary};
+use arrow::ipc::{self, MessageHeader, MetadataVersion};
 use arrow_flight::FlightData;
 use tonic::Status;
 
@@ -76,7 +76,11 @@ impl Door {
         let (header, body) = (&message.data_header[..], &message.data_body[..]);
         // A client may send its descriptor alone, before the schema.
         if header.is_empty() {
-            return if body.is_empty() { Ok(Admitted::Nothing) } else { Err(wrong("a message does not say what it is")) };
+            return if body.is_empty() {
+                Ok(Admitted::Nothing)
+            } else {
+                Err(wrong("a message does not say what it is"))
+            };
         }
         if header.len() > HEADER {
             return Err(wrong(format!("a message's description has {} bytes; {HEADER} is the most", header.len())));
@@ -85,9 +89,13 @@ impl Door {
         match parsed.header_type() {
             MessageHeader::NONE if body.is_empty() => Ok(Admitted::Nothing),
             MessageHeader::Schema => self.schema(parsed.header_as_schema()),
-            MessageHeader::DictionaryBatch => self.dictionary(parsed.header_as_dictionary_batch(), body, parsed.version()),
+            MessageHeader::DictionaryBatch => {
+                self.dictionary(parsed.header_as_dictionary_batch(), body, parsed.version())
+            }
             MessageHeader::RecordBatch => self.labels(parsed.header_as_record_batch(), body, parsed.version()),
-            other => Err(wrong(format!("a message is a {}", other.variant_name().unwrap_or("message of another kind")))),
+            other => {
+                Err(wrong(format!("a message is a {}", other.variant_name().unwrap_or("message of another kind"))))
+            }
         }
     }
 
@@ -202,7 +210,11 @@ fn check_batch(batch: ipc::RecordBatch<'_>, body: &[u8]) -> Result<(), Status> {
     }
     for node in batch.nodes().into_iter().flatten() {
         if !rows.contains(&node.length()) || !(0..=node.length()).contains(&node.null_count()) {
-            return Err(wrong(format!("a column says that it has {} values, {} of them null", node.length(), node.null_count())));
+            return Err(wrong(format!(
+                "a column says that it has {} values, {} of them null",
+                node.length(),
+                node.null_count()
+            )));
         }
     }
     // Their sum, too: many buffers over the same bytes would be copied one by one.
@@ -284,9 +296,13 @@ fn written_out(dictionary: &dyn AnyDictionaryArray) -> usize {
     let values = dictionary.values();
     let length: Box<dyn Fn(usize) -> usize> = match values.data_type() {
         DataType::Utf8 => Box::new(|n| values.as_string::<i32>().value_length(n).unsigned_abs() as usize),
-        DataType::LargeUtf8 => Box::new(|n| usize::try_from(values.as_string::<i64>().value_length(n)).unwrap_or(usize::MAX)),
+        DataType::LargeUtf8 => {
+            Box::new(|n| usize::try_from(values.as_string::<i64>().value_length(n)).unwrap_or(usize::MAX))
+        }
         DataType::Binary => Box::new(|n| values.as_binary::<i32>().value_length(n).unsigned_abs() as usize),
-        DataType::LargeBinary => Box::new(|n| usize::try_from(values.as_binary::<i64>().value_length(n)).unwrap_or(usize::MAX)),
+        DataType::LargeBinary => {
+            Box::new(|n| usize::try_from(values.as_binary::<i64>().value_length(n)).unwrap_or(usize::MAX))
+        }
         DataType::FixedSizeBinary(width) => {
             let width = width.unsigned_abs() as usize;
             Box::new(move |_| width)

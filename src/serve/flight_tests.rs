@@ -69,16 +69,19 @@ async fn client(offline: Arc<Offline>) -> FlightClient {
     FlightClient::new(channel(offline, Share::default()).await)
 }
 
-/// Served as a node does: by its own loop, behind its own limits.
 pub(super) async fn channel(offline: Arc<Offline>, share: Share) -> tonic::transport::Channel {
+    serve(offline, share).await.connect().await.unwrap()
+}
+
+/// Served as a node does: by its own loop, behind its own limits.
+pub(super) async fn serve(offline: Arc<Offline>, share: Share) -> tonic::transport::Endpoint {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     offline.store().board().advance(THROUGH);
     let service = super::flight::service(offline, share);
     let router = tonic::service::Routes::new(service).prepare().into_axum_router();
     tokio::spawn(Arc::new(Connections::new(Limits::of_process())).serve(listener, House::of_grpc(router)));
-    let endpoint = tonic::transport::Endpoint::new(format!("http://{address}")).unwrap();
-    endpoint.connect().await.unwrap()
+    tonic::transport::Endpoint::new(format!("http://{address}")).unwrap()
 }
 
 /// Labels of users 1 and 2 in turn, at every microsecond from `from`.
@@ -197,7 +200,10 @@ async fn labels_after_what_is_decided_are_refused() {
         match counts(&mut client, 1, mode, vec![1, 2, THROUGH + 1]).await {
             Err(FlightError::Tonic(status)) => {
                 assert_eq!(status.code(), tonic::Code::InvalidArgument);
-                assert!(status.message().contains("row 3, column `as_of`: 1970-01-01T00:00:01.000001Z is later"), "{status}");
+                assert!(
+                    status.message().contains("row 3, column `as_of`: 1970-01-01T00:00:01.000001Z is later"),
+                    "{status}"
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -211,8 +217,11 @@ async fn dictionaries_come_back_as_their_values() {
     let notes: arrow::array::DictionaryArray<arrow::datatypes::Int8Type> = ["a", "b", "a"].into_iter().collect();
     let users: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 1]));
     let times: arrow::array::DictionaryArray<arrow::datatypes::Int8Type> =
-        ["1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000035Z"].into_iter().collect();
-    let columns: Vec<(&str, ArrayRef)> = vec![("user_id", users), ("as_of", Arc::new(times)), ("note", Arc::new(notes))];
+        ["1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000025Z", "1970-01-01T00:00:00.000035Z"]
+            .into_iter()
+            .collect();
+    let columns: Vec<(&str, ArrayRef)> =
+        vec![("user_id", users), ("as_of", Arc::new(times)), ("note", Arc::new(notes))];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let encoder = FlightDataEncoderBuilder::new()
         .with_dictionary_handling(arrow_flight::encode::DictionaryHandling::Resend)

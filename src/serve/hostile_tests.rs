@@ -12,11 +12,11 @@ use arrow_flight::{FlightClient, FlightData, FlightDescriptor};
 use futures::{StreamExt, TryStreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::flight::Share;
-use super::flight_tests::{channel, labels, log, up};
+use super::flight_tests::{channel, labels, log, serve, up};
 
 const COMMAND: &str = r#"{"point_in_time":{"features":["users:n"]}}"#;
 
@@ -71,7 +71,8 @@ fn rows(answers: &[RecordBatch]) -> usize {
 /// Whatever the labels became on their way, each has the count of its user at its instant.
 fn check(answers: &[RecordBatch]) {
     for batch in answers {
-        let [Some(users), Some(times), Some(counts)] = ["user_id", "as_of", "n"].map(|n| batch.column_by_name(n)) else {
+        let [Some(users), Some(times), Some(counts)] = ["user_id", "as_of", "n"].map(|n| batch.column_by_name(n))
+        else {
             continue;
         };
         let (Some(users), Some(times)) =
@@ -266,15 +267,13 @@ async fn a_client_that_reads_nothing_is_told_and_holds_up_nobody() {
     let mut client = FlightClient::new(channel.clone());
     // Far more than there is room for, all of it before anything is read: 60 × 1.6 MB.
     let (all_sent, sent) = tokio::sync::oneshot::channel();
-    let batches = futures::stream::iter((0..60).map(|_| Ok(labels(0, 100_000)))).chain(
-        futures::stream::once(async move {
+    let batches =
+        futures::stream::iter((0..60).map(|_| Ok(labels(0, 100_000)))).chain(futures::stream::once(async move {
             let _ = all_sent.send(());
             Ok(labels(0, 1))
-        }),
-    );
-    let messages = FlightDataEncoderBuilder::new()
-        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(COMMAND)))
-        .build(batches);
+        }));
+    let messages =
+        FlightDataEncoderBuilder::new().with_flight_descriptor(Some(FlightDescriptor::new_cmd(COMMAND))).build(batches);
     let down = client.do_exchange(messages).await.unwrap();
     tokio::time::timeout(Duration::from_secs(120), sent).await.expect("writing does not hang").expect("all was sent");
     alive(&channel).await;
@@ -287,21 +286,33 @@ async fn a_client_that_reads_nothing_is_told_and_holds_up_nobody() {
     }
 }
 
+/// A client that has sent labels, has an answer, and may send more.
+async fn begun(endpoint: Endpoint) -> impl Sized {
+    let mut client = FlightClient::new(endpoint.connect().await.unwrap());
+    let first = up(COMMAND, vec![labels(0, 10)]).chain(futures::stream::pending());
+    let mut down = client.do_exchange(first).await.unwrap();
+    assert_eq!(down.next().await.expect("an answer").unwrap().num_rows(), 10);
+    (client, down)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_few_and_end_with_their_clients() {
     let dir = tempfile::tempdir().unwrap();
-    let channel = channel(log(dir.path()), Share { streams: 3, ..Share::default() }).await;
-    let mut open = vec![];
-    for _ in 0..3 {
-        let mut client = FlightClient::new(channel.clone());
-        let first = up(COMMAND, vec![labels(0, 10)]).chain(futures::stream::pending());
-        let mut down = client.do_exchange(first).await.unwrap();
-        assert_eq!(down.next().await.expect("an answer").unwrap().num_rows(), 10);
-        open.push(down);
-    }
+    let endpoint = serve(log(dir.path()), Share { streams: 2, ..Share::default() }).await;
+    let channel = endpoint.connect().await.unwrap();
+    let _stays = begun(endpoint.clone()).await;
+    // One whose process dies, connections and all.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    process.spawn(async move {
+        let _begun = begun(endpoint).await;
+        let _ = answered.send(());
+        std::future::pending::<()>().await;
+    });
+    answer.await.expect("it is answered");
     let refused = exchange(&channel, plain(vec![labels(0, 1)]).await).await.expect_err("one too many");
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    open.pop();
+    process.shutdown_background();
     let again = async {
         while exchange(&channel, plain(vec![labels(0, 1)]).await).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -459,7 +459,8 @@ async fn features(
         let contract = Contract::from_query(state.online.plan(), &parameters(query)?)?;
         let large = body.size_hint().upper().is_none_or(|bytes| bytes > LARGE_BODY as u64);
         // Small ones are bounded by how many connections there are.
-        let room = large.then(|| state.large_bodies.try_take(state.body_limit).ok_or_else(too_many_bodies)).transpose()?;
+        let room =
+            large.then(|| state.large_bodies.try_take(state.body_limit).ok_or_else(too_many_bodies)).transpose()?;
         let body = read_body(body, state.body_limit).await?;
         drop(arriving);
         let request = if large {

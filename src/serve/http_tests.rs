@@ -383,7 +383,10 @@ fn a_request_of_too_many_values_is_refused_before_it_is_worked_on() {
     assert_eq!((reply.status, reply.body.contains("1000000 is the most")), (413, true), "{}", reply.body);
     let reply = ask(10_000);
     assert_eq!(reply.json()["rows"].as_array().map(Vec::len), Some(10_000));
-    assert_eq!(reply.json()["rows"][9_999], json!({ "status": { "user_activity": "present" }, "values": [2, "13.00", "view"] }));
+    assert_eq!(
+        reply.json()["rows"][9_999],
+        json!({ "status": { "user_activity": "present" }, "values": [2, "13.00", "view"] })
+    );
 }
 
 #[test]

@@ -52,7 +52,9 @@ pub enum RequestError {
         limit: usize,
     },
     /// More values are asked for than one answer may have.
-    #[error("{values} values are asked for, and {limit} is the most; send fewer entities at once, or name fewer features")]
+    #[error(
+        "{values} values are asked for, and {limit} is the most; send fewer entities at once, or name fewer features"
+    )]
     TooMany {
         /// Rows times features, about.
         values: usize,

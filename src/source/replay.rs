@@ -353,7 +353,13 @@ impl Replay {
     }
 
     /// Reads and sorts a part of a source.
-    fn read(&mut self, source: &Arc<Source>, span: Span, taken: Option<i64>, floor: Epoch) -> Result<Part, ReplayError> {
+    fn read(
+        &mut self,
+        source: &Arc<Source>,
+        span: Span,
+        taken: Option<i64>,
+        floor: Epoch,
+    ) -> Result<Part, ReplayError> {
         let mut builder = LaneBuilder::new(Timing::of(source, self.clock));
         let mut gaps = vec![];
         let bounded = self.clock == ReplayClock::Record;

@@ -23,7 +23,7 @@ use super::published::Board;
 pub use super::published::{Hold, Published};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
-use crate::fold::{Wanted, Evaluation, Fold};
+use crate::fold::{Evaluation, Fold, Wanted};
 use crate::plan::Plan;
 
 /// Many: whoever writes a stripe's pages back holds it, and a reader must not notice.
@@ -272,7 +272,8 @@ impl Cache {
         let limit = self.memory_max.load(Ordering::Relaxed);
         let (limited, mut bytes) = (limit != u64::MAX, 0);
         let grown = self.grown.swap(0, Ordering::Relaxed);
-        let mut excess = self.passed.load(Ordering::Relaxed).saturating_add(grown).saturating_sub(limit);
+        let wanted = self.passed.load(Ordering::Relaxed).saturating_add(grown).saturating_sub(limit);
+        let (mut excess, mut idle) = (wanted, 0);
         let pressed = self.pressed.load(Ordering::Relaxed);
         let stripes = self.views.len() * STRIPES;
         let (first, mut hand) = (self.hand.load(Ordering::Relaxed), None);
@@ -283,7 +284,8 @@ impl Cache {
             let pages = &self.views[view];
             let mut stripe = pages.stripes[at_stripe].lock();
             if excess > 0 {
-                excess = excess.saturating_sub(self.evict(&mut stripe, pages, excess, Page::is_idle));
+                let freed = self.evict(&mut stripe, pages, excess, Page::is_idle);
+                (excess, idle) = (excess.saturating_sub(freed), idle + freed);
                 hand = Some(n + 1);
             }
             for page in stripe.iter_mut() {
@@ -314,7 +316,7 @@ impl Cache {
 
         hand.into_iter().for_each(|n| self.hand.store(n % stripes, Ordering::Relaxed));
         self.passed.store(bytes, Ordering::Relaxed);
-        self.pressed.store(excess > 0, Ordering::Relaxed);
+        self.pressed.store(idle < wanted, Ordering::Relaxed);
         // Last: until every page has its row, a restart redoes from where it was.
         if self.store.redo_point()? < at {
             self.store.put_meta("redo", &at.to_be_bytes())?;

@@ -406,7 +406,9 @@ impl Quarantine<'_> {
         }
         match self.rows.next() {
             None => Ok(VecDeque::new()),
-            Some(_) => Err(StateError::Damaged { what: "the quarantine".into(), why: "no commit knows a record".into() }),
+            Some(_) => {
+                Err(StateError::Damaged { what: "the quarantine".into(), why: "no commit knows a record".into() })
+            }
         }
     }
 }

@@ -194,13 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// RocksDB's; then the tail is as it was.
-    pub fn seal(
-        &self,
-        segments: &[NewSegment],
-        until: u64,
-        sources: usize,
-        views: usize,
-    ) -> Result<(), StateError> {
+    pub fn seal(&self, segments: &[NewSegment], until: u64, sources: usize, views: usize) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
         let mut listed = listed_segments(self.meta("segments")?)?;
         for NewSegment { key, entry, blocks } in segments {

@@ -43,8 +43,8 @@ use crate::offset::Offsets;
 use crate::plan::Plan;
 use commit::Tip;
 use faults::{Faults, Step};
-use witness::{Witness, WitnessFile};
 use published::Board;
+use witness::{Witness, WitnessFile};
 
 /// Format of the whole store.
 const FORMAT: u32 = 2;

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::fold::entry::{CLOSING, Entry, Update};
 use crate::fold::layout::{self, LayoutError};
-use crate::fold::{Wanted, Evaluation, Fold, Group};
+use crate::fold::{Evaluation, Fold, Group, Wanted};
 
 /// Words before the entry in `recent`: epoch, counts-from, flags.
 const PREFIX: usize = 3;

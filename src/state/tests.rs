@@ -288,13 +288,14 @@ fn pages_are_counted_as_they_are_written() {
     let store = Arc::new(Store::open(&dir.path().join("data"), &plan).expect("it opens"));
     let cache = Cache::new(Arc::clone(&store), &plan).expect("readable");
     let (epoch, codec) = (cache.published().epoch, EntityCodec::new(&plan.views[0].plan).expect("one column"));
-    let read = |user: i64| {
+    let read = |view: usize, user: i64| {
         let key = codec.group(&codec.parse(&user.to_string()).expect("a number")).expect("a group").expect("not null");
-        cache.read(0, &key, epoch, epoch.cast_signed()).map(|_| ())
+        cache.read(view, &key, epoch, epoch.cast_signed()).map(|_| ())
     };
-    let errors: Vec<_> = [0, 1].into_iter().filter_map(|user| read(user).err()).collect();
+    let errors: Vec<_> =
+        [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().filter_map(|(view, user)| read(view, user).err()).collect();
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].to_string().contains("chunk rows"), "{errors:?}");
+    assert!(errors[0].to_string().contains("chunk row"), "{errors:?}");
 }
 
 #[test]

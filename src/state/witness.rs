@@ -125,9 +125,7 @@ impl Witness {
         let name = format!("db/{number:06}.log");
         match std::fs::metadata(wal_path(db, number)) {
             Ok(found) if found.len() >= bytes => Ok(()),
-            Ok(found) => {
-                Err(damaged(&name, &format!("{bytes} bytes of it were synced, it has {} now", found.len())))
-            }
+            Ok(found) => Err(damaged(&name, &format!("{bytes} bytes of it were synced, it has {} now", found.len()))),
             // RocksDB drops a log file when what it says is in tables, and then has begun another.
             Err(_) if newest_wal(db).map_err(|e| io_error(db, e))? > number => Ok(()),
             Err(e) => Err(damaged(&name, &e.to_string())),

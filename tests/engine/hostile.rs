@@ -60,7 +60,8 @@ impl Limited {
 
     /// Asks on a connection of its own.
     fn count(&self) -> i64 {
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(20))).build().into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(20))).build().into();
         let mut response = agent.get(format!("http://{}/v1/views/users/1", self.http)).call().expect("an answer");
         let body: serde_json::Value = response.body_mut().read_json().expect("JSON");
         body["features"]["n"].as_i64().expect("a count")

@@ -32,8 +32,12 @@ impl Fed {
             format!("{{\"u\":{},\"x\":{n},\"ts\":\"2024-01-01T{:02}:{:02}:00Z\"}}\n", n % 1000, n / 60 % 24, n % 60)
         };
         let lines: String = (0..rows).map(line).collect();
-        let deployment =
-            Deployment::new(&[("a.sql", EVENTS), ("b.sql", view), ("./events.jsonl", &lines), ("./unread.jsonl", &lines)]);
+        let deployment = Deployment::new(&[
+            ("a.sql", EVENTS),
+            ("b.sql", view),
+            ("./events.jsonl", &lines),
+            ("./unread.jsonl", &lines),
+        ]);
         let loaded = deployment.load();
         let node = loaded.node(&deployment.path("data"), workers);
         let kafka = KafkaSettings::default();
@@ -84,7 +88,7 @@ fn syncing_does_not_wait_for_the_write_back() {
 #[test]
 fn sealing_follows_the_log() {
     let none = "CREATE FEATURE VIEW sums AS SELECT u, sum(x) AS x FROM events WHERE x < 0 GROUP BY u;\n";
-    let mut fed = Fed::new(none, 1000, 1);
+    let mut fed = Fed::new(none, 6000, 1);
     let mut keeping = Work::of(&fed.node, pace(), &Clock::Machine);
     let store = Arc::clone(fed.node.store());
     for _ in 0..5 {
@@ -151,17 +155,14 @@ fn sealing_beyond_the_pages_is_refused() {
 /// A replay writes back and seals on the way: many segments, not one at the end, and little memory.
 #[test]
 fn a_replay_seals_on_the_way() {
-    let line = |n: usize| format!("{},{n},2024-01-01T{:02}:{:02}:{:02}Z\n", n % 50_000, n / 36_000, n / 600 % 60, n / 10 % 60);
+    let line =
+        |n: usize| format!("{},{n},2024-01-01T{:02}:{:02}:{:02}Z\n", n % 50_000, n / 36_000, n / 600 % 60, n / 10 % 60);
     let rows: String = std::iter::once("u,x,ts\n".to_string()).chain((0..400_000).map(line)).collect();
     let events = "CREATE STREAM events (u BIGINT, x BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts
 FROM FILE (path = 'events.csv', format = 'csv');\n";
     let settings = "[state]\nseal_events = 60000\nwrite_back_events = 30000\n";
-    let deployment = Deployment::new(&[
-        ("a.sql", events),
-        ("b.sql", SUMS),
-        ("./events.csv", &rows),
-        ("./headwater.toml", settings),
-    ]);
+    let deployment =
+        Deployment::new(&[("a.sql", events), ("b.sql", SUMS), ("./events.csv", &rows), ("./headwater.toml", settings)]);
     deployment.run("replay", "data", &["--clock", "event"]).expect(0, &["events=400000"]);
     let files = std::fs::read_dir(deployment.path("data/segments/events/events")).expect("there").count();
     assert!(files >= 2, "{files} file: all was sealed at the end");

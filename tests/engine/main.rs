@@ -4,11 +4,11 @@
 //! the others say what should hold. Neighbours: the library and the built program.
 
 mod cli;
-mod demo;
 mod damage;
+mod demo;
+mod hostile;
 mod housekeeping;
 mod joins;
-mod hostile;
 mod kafka;
 mod oracle;
 mod proof;

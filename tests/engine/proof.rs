@@ -93,7 +93,13 @@ impl World {
     }
 }
 
-fn other_page(row: &[u8], fold: &Fold, now: i64, pick: fn(&headwater::fold::Evaluation) -> String) -> Option<Vec<u8>> {
+fn other_page(
+    key: &[u8],
+    row: &[u8],
+    fold: &Fold,
+    now: i64,
+    pick: fn(&headwater::fold::Evaluation) -> String,
+) -> Option<Vec<u8>> {
     let answer = |row: &[u8]| {
         let mut group = layout::decode(row.get(Header::LEN..)?, fold, |_| None).ok()?;
         if group.floor() > now {

@@ -233,15 +233,17 @@ fn sums_are_exact() {
     says(&deployment, "v", "3", as_of, &[r#""sum_x":"NaN""#, r#""min_x":-1e+308"#, r#""max_x":"NaN""#]);
 }
 
-/// What is refused, and the word at which it is.
+/// `check` refuses a view of this query at this word, with these words.
+#[track_caller]
+fn check(query: &str, word: &str, message: &str) {
+    let deployment = Deployment::new(&[("a.sql", EVENTS), ("b.sql", &format!("CREATE FEATURE VIEW v AS\n{query};"))]);
+    let column = query.find(word).expect("the word is there") + 1;
+    deployment.run("check", "data", &[]).expect(2, &[&format!("dataflows/b.sql:2:{column}\n"), message]);
+}
+
+/// What cannot be kept, or would be the same for every row, is refused at the word.
 #[test]
 fn what_is_refused_is_refused_at_the_word() {
-    let check = |query: &str, word: &str, message: &str| {
-        let deployment =
-            Deployment::new(&[("a.sql", EVENTS), ("b.sql", &format!("CREATE FEATURE VIEW v AS\n{query};"))]);
-        let column = query.find(word).expect("the word is there") + 1;
-        deployment.run("check", "data", &[]).expect(2, &[&format!("dataflows/b.sql:2:{column}\n"), message]);
-    };
     // J4: nothing counts, and nothing is true.
     check("SELECT u, count(NULL) AS c FROM events GROUP BY u", "count", "the argument of count is NULL in every row");
     check(
@@ -280,7 +282,11 @@ fn what_is_refused_is_refused_at_the_word() {
         "compared with the event time only",
     );
     check("SELECT u, count(*) AS c FROM events WHERE random() < 0.5 GROUP BY u", "random", "random() is not supported");
-    // Messages at the word, with what to write.
+}
+
+/// Messages stand at the word, and say what to write.
+#[test]
+fn messages_say_what_to_write() {
     check(
         "SELECT u, count(*) FILTER (WHERE s = \"UA\") AS c FROM events GROUP BY u",
         "\"UA\"",
