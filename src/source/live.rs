@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Slice;
 use super::decode::Decoded;
@@ -23,7 +23,7 @@ use super::{Gap, SourceState};
 use crate::definition::{Connector, Source};
 use crate::diagnostic::spoken;
 use crate::offset::Offsets;
-use crate::time::{Clock, Epoch};
+use crate::time::{Clock, Epoch, Mark};
 
 /// Records of one source in one slice, at most.
 const RECORDS: usize = 50_000;
@@ -100,7 +100,7 @@ struct Track {
     reader: Option<Box<dyn Topic>>,
     /// A try to reach it, which may take its time.
     opening: Option<Opening>,
-    next_try: Instant,
+    next_try: Mark,
     trouble: Option<String>,
     /// It is not tried again: see [`KafkaError::is_lasting`].
     refused: bool,
@@ -112,8 +112,8 @@ struct Track {
 
 impl Track {
     /// Nothing is read until it is opened again, if that can help.
-    fn close(&mut self, why: &KafkaError) {
-        (self.reader, self.next_try) = (None, Instant::now() + RETRY);
+    fn close(&mut self, why: &KafkaError, now: Mark) {
+        (self.reader, self.next_try) = (None, now + RETRY);
         // What was polled is not in a slice: it is polled again, and so are the gaps before it.
         self.gaps.clear();
         (self.trouble, self.refused) = (Some(spoken(why)), why.is_lasting());
@@ -183,7 +183,7 @@ impl Live {
                     source: Arc::clone(source),
                     reader: None,
                     opening: None,
-                    next_try: Instant::now(),
+                    next_try: clock.mark(),
                     trouble: None,
                     refused: false,
                     id: None,
@@ -249,8 +249,8 @@ impl Live {
 
     /// Polls until the tick is over: `busy` after the first record, `idle` without any.
     fn poll_topics(&mut self, busy: bool) -> Result<(), LiveError> {
-        let start = Instant::now();
-        let mut first: Option<Instant> = busy.then_some(start);
+        let start = self.clock.mark();
+        let mut first: Option<Mark> = busy.then_some(start);
         self.connect();
         loop {
             let reading = self.topics.iter().filter(|t| t.reader.is_some()).count();
@@ -258,7 +258,7 @@ impl Live {
             let wait = match (first, reading) {
                 (_, 0) => {
                     if !busy {
-                        std::thread::sleep(self.ticks.idle.min(Duration::from_millis(20)));
+                        self.clock.sleep(self.ticks.idle.min(Duration::from_millis(20)));
                     }
                     return Ok(());
                 }
@@ -274,7 +274,7 @@ impl Live {
                     Ok(polled) => polled,
                     Err(e) => {
                         // The others go on.
-                        topic.close(&e);
+                        topic.close(&e, self.clock.mark());
                         continue;
                     }
                 };
@@ -282,27 +282,27 @@ impl Live {
                 full |= reader.is_full() || reader.pending() >= RECORDS;
                 topic.gaps.extend(polled.gaps);
             }
-            let now = Instant::now();
+            let now = self.clock.mark();
             if any && first.is_none() {
                 first = Some(now);
             }
             let over = match first {
-                Some(at) => now.duration_since(at) >= self.ticks.busy,
-                None => now.duration_since(start) >= self.ticks.idle,
+                Some(at) => now.since(at) >= self.ticks.busy,
+                None => now.since(start) >= self.ticks.idle,
             };
             if full || over {
                 return Ok(());
             }
             if let Some(at) = first {
                 // The client wakes us for every record; at the end of a short tick they are all there.
-                std::thread::sleep(self.ticks.busy.saturating_sub(now.duration_since(at)));
+                self.clock.sleep(self.ticks.busy.saturating_sub(now.since(at)));
             }
         }
     }
 
     /// Connects topics that are not being read, each at most once a second, and looks for new partitions of the others.
     fn connect(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.mark();
         for topic in self.topics.iter_mut().filter(|t| !t.refused) {
             if let Some(outcome) = topic.opening.as_mut().and_then(|opening| opening()) {
                 topic.opening = None;
@@ -311,7 +311,7 @@ impl Live {
                         (topic.reader, topic.trouble) = (Some(reader), None);
                         topic.next_try = now + REFRESH;
                     }
-                    Err(e) => topic.close(&e),
+                    Err(e) => topic.close(&e, now),
                 }
             }
             if let Some(reader) = &topic.reader {

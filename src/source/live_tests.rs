@@ -120,7 +120,7 @@ fn live(script: &Scripted, committed: Offsets) -> Live {
 /// The next slice that is not empty: its rows' ids, and the offset it reaches.
 fn next(live: &mut Live, last: &mut Epoch) -> (Vec<String>, i64, Slice) {
     for _ in 0..400 {
-        live.topics[0].next_try = Instant::now();
+        live.topics[0].next_try = Clock::Machine.mark();
         if let Some(slice) = live.next_slice(*last).expect("it goes on") {
             *last = slice.last.expect("it has an epoch");
             let rows = slice.batches.iter().flat_map(|(_, batch)| lines(batch, &["id"])).collect();
@@ -183,7 +183,7 @@ fn a_topic_made_anew_is_not_read_again() {
     script.0.lock().end = 9;
     for _ in 0..3 {
         assert!(live.next_slice(last).expect("the others go on").is_none());
-        live.topics[0].next_try = Instant::now();
+        live.topics[0].next_try = Clock::Machine.mark();
     }
     let refused: Vec<(String, String)> = live.refused().map(|(s, why)| (s.into(), why.into())).collect();
     assert!(matches!(&refused[..], [(s, why)] if s == "s" && why.contains("made anew")), "{refused:?}");
