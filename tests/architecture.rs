@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 /// Crates that only some files may use: (crate, files or folders, why).
 const OWNERS: [(&str, &[&str], &str); 4] = [
     ("rocksdb", &["state/"], "keys and formats are known in one place"),
-    ("rdkafka", &["source/kafka.rs", "source/broker.rs"], "one reader of Kafka; the demo makes a broker of its own"),
+    (
+        "rdkafka",
+        &["source/kafka.rs", "source/client.rs", "source/watch.rs", "source/broker.rs"],
+        "one client of Kafka; the demo makes a broker of its own",
+    ),
     ("timely", &["dataflow/", "telemetry/lag.rs", "engine.rs"], "engine.rs starts and wakes the workers"),
     ("differential_dataflow", &["dataflow/"], "only the dataflow computes incrementally"),
 ];

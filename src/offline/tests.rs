@@ -511,7 +511,7 @@ fn a_label_beyond_what_is_settled_is_refused_by_its_row() {
         let history = request(mode);
         history.join(&batch(vec![800, 900]), None, 10).expect("all of this is settled");
         let error = history.join(&batch(vec![900, 901]), None, 10).expect_err("this is not").to_string();
-        assert!(error.contains("row 12: ") && error.contains("00.000901Z") && error.contains("00.000900Z"), "{error}");
+        assert!(error.contains("row 12, ") && error.contains("00.000901Z") && error.contains("00.000900Z"), "{error}");
     }
     // What is settled is what was when the request came: the same request answers the same, whatever comes meanwhile.
     let history = request(Mode::Served);

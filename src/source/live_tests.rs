@@ -111,7 +111,7 @@ impl Topic for Reader {
 }
 
 fn live(script: &Scripted, committed: Offsets) -> Live {
-    let source = Arc::new(source("s", kafka("t")).with(&["id BIGINT"]).event(None));
+    let source = Arc::new(source("s", kafka("t")).with(&["id BIGINT"]).event(Some("to_timestamp_millis(id)")));
     let ticks = Ticks { busy: Duration::ZERO, idle: Duration::ZERO };
     let topics = Box::new(script.clone());
     Live::with_topics(&[source], &Dir::new().path(), topics, committed, &Clock::Machine, ticks).expect("it starts")

@@ -147,9 +147,9 @@ fn a_stamp_taken_beside_a_node_is_answered_the_same_from_then_on() {
     let labels = deployment.path("labels.csv").display().to_string();
     let out = deployment.path("out.csv").display().to_string();
     let history = ["--labels", &labels, "--features", "counts:n", "--out", &out];
-    deployment.run("history", "data", &history).expect(1, &["row 2: ", "2999", "not settled"]);
+    deployment.run("history", "data", &history).expect(1, &["row 2, column `as_of`", "2999", "known what was visible"]);
     node.kill();
-    deployment.run("history", "data", &history).expect(1, &["row 2: ", "2999", "not settled"]);
+    deployment.run("history", "data", &history).expect(1, &["row 2, column `as_of`", "2999", "known what was visible"]);
     assert_eq!(deployment.run("get", "data", &stamp).expect(0, &[]).out, beside);
     assert_eq!(deployment.run("get", "data", &["counts", "1", "--as-of", &as_of]).expect(0, &[]).out, beside);
 }
