@@ -126,7 +126,8 @@ fn other_page(
 fn whatever_is_changed_is_named() {
     let world = World::new();
     world.check("deleted_page", &["recent", "pages say nothing", "an answer"], |data| {
-        let prefix = world.loaded.open(data).store.view_prefix(0);
+        let prefix =
+            world.loaded.open(data).store.view_prefix(world.loaded.plan.view_index("recent").expect("there is one"));
         let db = open(data);
         let pages = db.cf_handle("pages").expect("all families exist");
         let mut rows = db.iterator_cf(&pages, IteratorMode::Start).map(|row| row.expect("readable").0);

@@ -292,7 +292,7 @@ fn messages_say_what_to_write() {
         "\"UA\"",
         "a text stands in single quotes: 'UA'",
     );
-    check("SELECT u, count(*) FILTER (WHERE x > 'abc') AS c FROM events GROUP BY u", "x > ", "`x` is DOUBLE");
+    check("SELECT u, count(*) FILTER (WHERE x > 'abc') AS c FROM events GROUP BY u", "x > ", "x` is DOUBLE");
     check(
         "SELECT u, count(*) FILTER (WHERE s = 5) AS c FROM events GROUP BY u",
         "s = ",

@@ -23,7 +23,11 @@ CREATE TABLE products (id BIGINT, category TEXT, PRIMARY KEY (id)) FROM KAFKA (t
 CREATE FEATURE VIEW by_category AS
   SELECT p.category, count(*) AS clicks, min(c.ts) AS first FROM clicks AS c JOIN products AS p ON p.id = c.product
   GROUP BY p.category;
-CREATE FEATURE VIEW by_product AS SELECT product, count(*) AS clicks FROM clicks GROUP BY product;
+CREATE FEATURE VIEW by_product AS SELECT product, count(*) AS clicks FROM clicks GROUP BY product;";
+
+/// A table of a composite key, and one with versions.
+const SHOPS: &str = "
+CREATE STREAM clicks (product BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts FROM KAFKA (topic = 'clicks', format = 'json');
 CREATE TABLE stock (product BIGINT, shop TEXT, PRIMARY KEY (product, shop)) FROM KAFKA (topic = 'stock', format = 'json');
 CREATE FEATURE VIEW by_shop AS
   SELECT s.shop, count(*) AS clicks FROM clicks AS c JOIN stock AS s ON s.product = c.product GROUP BY s.shop;
@@ -126,7 +130,9 @@ fn finish(world: World, deployment: &Deployment) {
     let World { node, loaded, mock, .. } = world;
     node.stop().expect("the node stops");
     drop(mock);
-    loaded.verify(&deployment.path("data"), 1, "after the changes");
+    // Not every test feeds every view.
+    let reports = loaded.compared(&deployment.path("data"), 1, "after the changes");
+    assert!(reports.iter().any(|report| report.checked > 0), "there is nothing to compare");
 }
 
 /// Rule 16: a change after a kill finds the events from before it, and a kill after a change loses nothing of it.
@@ -152,7 +158,7 @@ fn a_change_finds_old_events_across_kills() {
 /// Rule 17: a composite key's tombstone is a JSON object; a versioned row ends at the tombstone's own time.
 #[test]
 fn tombstones_end_rows() {
-    let deployment = Deployment::new(&[("a.sql", DEFINITIONS)]);
+    let deployment = Deployment::new(&[("a.sql", SHOPS)]);
     let mut world = World::new(&deployment);
     let stock = [
         ("a", Some(r#"{"product":1,"shop":"x"}"#)),

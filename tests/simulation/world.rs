@@ -109,6 +109,8 @@ pub(crate) struct World {
     pub(crate) failed: Cell<bool>,
     /// Inside the hook.
     inside: Cell<bool>,
+    /// Power was lost since the last start that came to an end.
+    power_lost: Cell<bool>,
     pub(crate) sync_always: bool,
     pub(crate) counts: RefCell<Counts>,
     pub(crate) trace: RefCell<Vec<String>>,
@@ -140,6 +142,7 @@ impl World {
             fault: Cell::new(None),
             failed: Cell::new(false),
             inside: Cell::new(false),
+            power_lost: Cell::new(false),
             sync_always: rng.random_bool(0.2),
             counts: RefCell::default(),
             trace: RefCell::default(),
@@ -371,6 +374,7 @@ impl World {
         self.counts.borrow_mut().crashes += 1;
         if how == End::PowerLoss {
             self.counts.borrow_mut().power_losses += 1;
+            self.power_lost.set(true);
             self.disk.borrow_mut().lose_power(&mut self.rng.borrow_mut());
         }
         self.failed.set(false);
@@ -398,6 +402,8 @@ impl World {
             Ok(node) => {
                 *self.running.borrow_mut() = Some(Rc::new(node));
                 let node = self.node().expect("just set");
+                // A start that failed in between has not been looked at.
+                let how = if self.power_lost.take() { End::PowerLoss } else { how };
                 self.quietly(|| node.check_recovered(self, how));
             }
             Err(e) => {
