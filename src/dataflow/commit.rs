@@ -239,8 +239,9 @@ impl Committer {
             let clock = inputs[from].1;
             let until = inputs[from..].iter().position(|(_, c)| *c != clock).map_or(inputs.len(), |n| from + n);
             let last = inputs[from..until].iter().map(|(i, _)| i.last).max().unwrap_or(0);
-            let upto = if until == inputs.len() { closed } else { last + 1 };
-            self.commit(&inputs[from..until], clock, last, upto)?;
+            // Not up to `closed`: while a join works through a slice, epochs in the middle of it are over. What they brought
+            // belongs to the slice's own commit; in this one it would outlive a crash that the slice's events do not.
+            self.commit(&inputs[from..until], clock, last, last + 1)?;
             from = until;
         }
         self.progress.closed = closed;

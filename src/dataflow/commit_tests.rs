@@ -297,3 +297,28 @@ fn an_epoch_in_which_something_failed_is_not_committed() {
     let committed = node.online.cache().store().last_commit().expect("readable").expect("there is one");
     assert_eq!(committed.last, before.epoch);
 }
+
+/// A join that works through a slice closes epochs in its middle. What they brought is not committed before their events:
+/// after a kill these are read again, and would bring it twice.
+#[test]
+fn what_an_epoch_brought_waits_for_its_slice() {
+    let world = World::new();
+    let mut node = world.start();
+    let slice = |last: u64| ToCommitter::Input(Input { last, ..Input::default() }, ClockKind::Event);
+    let refused = |epoch: u64| Rejected {
+        epoch,
+        source: "clicks".into(),
+        partition: 0,
+        offset: epoch.cast_signed(),
+        reason: "1/0".into(),
+        view: Some("counts".into()),
+        key: None,
+        bytes: vec![],
+    };
+    let brought = ToCommitter::Refused(vec![refused(20), refused(45)]);
+    node.turn(vec![slice(30), slice(60), brought, ToCommitter::Closed(46)]).expect("it is committed");
+    let kept = || world.reader().quarantine().map(|r| r.expect("readable").epoch).collect::<Vec<_>>();
+    assert_eq!((node.published().epoch, kept()), (30, vec![20]));
+    node.turn(vec![ToCommitter::Closed(61)]).expect("it is committed");
+    assert_eq!((node.published().epoch, kept()), (60, vec![20, 45]));
+}

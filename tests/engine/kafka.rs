@@ -307,7 +307,8 @@ fn a_silent_broker_makes_answers_stale() {
         ureq::get(path).config().http_status_as_error(false).build().call().expect("an answer").status().as_u16()
     };
     wait_for("an answer that is fresh", || (fresh() == 200).then_some(()));
-    assert_eq!(metric(&address, "source_lag_records{source=\"events\",partition=\"0\"}"), Some(0.0));
+    let lag = || metric(&address, "source_lag_records{source=\"events\",partition=\"0\"}");
+    wait_for("the lag to be known", || lag().filter(|lag| *lag == 0.0));
     mock.broker_round_trip_time(1, Duration::from_secs(3_600)).expect("it is slow from now on");
     wait_for("a refusal to call it fresh", || (fresh() == 409).then_some(()));
     wait_for("the metric", || metric(&address, "source_reachable{source=\"events\"}").filter(|v| *v == 0.0));
