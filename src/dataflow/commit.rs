@@ -239,22 +239,15 @@ impl Committer {
             let clock = inputs[from].1;
             let until = inputs[from..].iter().position(|(_, c)| *c != clock).map_or(inputs.len(), |n| from + n);
             let last = inputs[from..until].iter().map(|(i, _)| i.last).max().unwrap_or(0);
-            // Not up to `closed`: while a join works through a slice, epochs in the middle of it are over. What they brought
-            // belongs to the slice's own commit; in this one it would outlive a crash that the slice's events do not.
-            self.commit(&inputs[from..until], clock, last, last + 1)?;
+            self.commit(&inputs[from..until], clock, last)?;
             from = until;
         }
         self.progress.closed = closed;
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        inputs: &[(Input, ClockKind)],
-        clock: ClockKind,
-        last: u64,
-        upto: u64,
-    ) -> Result<(), StateError> {
+    /// Commits slices, the last of which ends with this epoch, and what their epochs brought.
+    fn commit(&mut self, inputs: &[(Input, ClockKind)], clock: ClockKind, last: u64) -> Result<(), StateError> {
         let mut commit = Commit {
             last: Epoch(last),
             clock,
@@ -278,8 +271,10 @@ impl Committer {
             commit.gaps.extend(input.gaps.iter().cloned());
             commit.topic_ids.extend(input.topic_ids.clone());
         }
-        self.take_updates(upto, &mut commit)?;
-        let (refused, later) = std::mem::take(&mut self.refused).into_iter().partition(|r| r.epoch < upto);
+        // Not all that is closed: while a join works through a slice, epochs in the middle of it are over. What they brought
+        // belongs to the slice's own commit; in this one it would outlive a crash that the slice's events do not.
+        self.take_updates(last, &mut commit)?;
+        let (refused, later) = std::mem::take(&mut self.refused).into_iter().partition(|r| r.epoch <= last);
         self.refused = later;
         commit.rejected.extend::<Vec<_>>(refused);
         self.progress.rejected += commit.rejected.len() as u64;
@@ -299,14 +294,14 @@ impl Committer {
         Ok(())
     }
 
-    /// Moves the joined views' updates of closed epochs into the commit.
-    fn take_updates(&mut self, upto: u64, commit: &mut Commit) -> Result<(), StateError> {
+    /// Moves the joined views' updates of epochs up to `last` into the commit.
+    fn take_updates(&mut self, last: u64, commit: &mut Commit) -> Result<(), StateError> {
         let mut later = vec![];
         for updates in std::mem::take(&mut self.updates) {
             let planned = &self.plan.views[updates.view];
             let shape = &planned.fold.shape;
             let all = 0..u32::try_from(updates.len()).unwrap_or(u32::MAX);
-            let (now, rest): (Vec<u32>, Vec<u32>) = all.partition(|n| updates.epochs[*n as usize] < upto);
+            let (now, rest): (Vec<u32>, Vec<u32>) = all.partition(|n| updates.epochs[*n as usize] <= last);
             if !rest.is_empty() {
                 let mut kept = Updates { view: updates.view, worker: updates.worker, ..Updates::default() };
                 rest.iter().for_each(|n| kept.push(&updates.get(*n as usize, shape), shape));

@@ -107,6 +107,10 @@ pub struct Group {
     pub(super) latest: Vec<Latest>,
     pub(super) totals: Box<[Total]>,
     pub(super) waiting: Vec<Waiting>,
+    /// (due, event time) of rows that came and are not due yet, of an input that retracts; also of those that were taken
+    /// back since, for that does not lower an answer's event time. By due, and only those later in event time than all
+    /// that are due before them.
+    pub(super) announced: Vec<(i64, i64)>,
     /// At how many updates that wait they are settled next.
     settle_at: usize,
     pub(super) header: Header,
@@ -139,13 +143,20 @@ impl Group {
             vec![],
             totals,
             vec![],
+            vec![],
             Header { rows: 0, ever: 0, newest: i64::MIN, absorbed: i64::MIN, retired: i64::MIN, next_chunk: 0 },
         )
     }
 
-    pub(super) fn from_parts(chunks: Vec<Chunk>, totals: Box<[Total]>, waiting: Vec<Waiting>, header: Header) -> Group {
+    pub(super) fn from_parts(
+        chunks: Vec<Chunk>,
+        totals: Box<[Total]>,
+        waiting: Vec<Waiting>,
+        announced: Vec<(i64, i64)>,
+        header: Header,
+    ) -> Group {
         let settle_at = UNSETTLED.max(2 * waiting.len());
-        Group { chunks, blocks: vec![], latest: vec![], totals, waiting, settle_at, header, stale: true }
+        Group { chunks, blocks: vec![], latest: vec![], totals, waiting, announced, settle_at, header, stale: true }
     }
 
     /// The earliest instant it can answer for.
@@ -160,6 +171,9 @@ impl Group {
             self.absorb(&update.entry, due, update.closing, fold);
             return;
         }
+        if fold.plan.retracts && !update.closing && update.entry.multiplicity() > 0 {
+            self.announce(due, update.entry.event_time());
+        }
         let (mut words, mut heap) = (vec![], vec![]);
         update.entry.append_to(&fold.shape, &mut words, &mut heap);
         self.waiting.push(Waiting { due, closing: update.closing, words: words.into(), heap: heap.into() });
@@ -168,6 +182,17 @@ impl Group {
             settle(&mut self.waiting, fold);
             self.settle_at = UNSETTLED.max(2 * self.waiting.len());
         }
+    }
+
+    /// Remembers when an answer's event time will be how great at least.
+    fn announce(&mut self, due: i64, event_time: i64) {
+        let at = self.announced.partition_point(|(d, _)| *d <= due);
+        if at > 0 && self.announced[at - 1].1 >= event_time {
+            return;
+        }
+        let from = self.announced[..at].partition_point(|(d, _)| *d < due);
+        let to = at + self.announced[at..].partition_point(|(_, t)| *t <= event_time);
+        self.announced.splice(from..to, [(due, event_time)]);
     }
 
     /// Absorbs what is due at `now`. Afterwards no answer can be about an instant before the last of it.
@@ -179,6 +204,11 @@ impl Group {
             for w in due {
                 self.absorb(&w.entry(), w.due, w.closing, fold);
             }
+        }
+        let due = self.announced.partition_point(|(due, _)| *due <= now);
+        if let Some((due, event_time)) = self.announced.drain(..due).next_back() {
+            self.header.absorbed = self.header.absorbed.max(due);
+            self.header.newest = self.header.newest.max(event_time);
         }
         self.refresh(fold);
     }
@@ -351,7 +381,8 @@ impl Group {
 
     /// Nothing in it needs to be kept: no entries, nothing waiting, no totals and no history.
     pub fn is_blank(&self) -> bool {
-        self.chunks.is_empty() && self.waiting.is_empty() && self.header.newest == i64::MIN && self.header.rows == 0
+        let nothing_waits = self.waiting.is_empty() && self.announced.is_empty();
+        self.chunks.is_empty() && nothing_waits && self.header.newest == i64::MIN && self.header.rows == 0
     }
 
     /// Bytes of memory.
@@ -359,7 +390,7 @@ impl Group {
         let waiting: usize = self.waiting.iter().map(|w| 64 + w.words.len() * 8 + w.heap.len()).sum();
         let totals: usize = self.totals.iter().map(|t| size_of::<Total>() + t.heap_bytes()).sum();
         let latest: usize = self.latest.iter().map(Latest::memory).sum();
-        size_of::<Group>() + self.chunks.iter().map(Chunk::memory).sum::<usize>() + totals + waiting + latest
+        size_of::<Group>() + self.chunks.iter().map(Chunk::memory).sum::<usize>() + totals + waiting + latest + 16 * self.announced.len()
     }
 }
 

@@ -15,7 +15,7 @@ use super::tally::{Run, Tally};
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 
 /// Format of page and chunk rows.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Set in the ids of rows that hold a run of a tally: then the total's index follows, and the run's name.
 const TALLY: u64 = 1 << 63;
@@ -61,6 +61,11 @@ pub fn encode(group: &Group, fold: &Fold, all: bool) -> Encoded {
         out.push(u8::from(w.closing));
         put_words(&mut out, &w.words);
         put_bytes(&mut out, &w.heap);
+    }
+    count(&mut out, group.announced.len());
+    for (due, event_time) in &group.announced {
+        out.extend(due.to_le_bytes());
+        out.extend(event_time.to_le_bytes());
     }
     count(&mut out, inline_from);
     for chunk in &group.chunks[..inline_from] {
@@ -137,6 +142,10 @@ pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec
         let (words, heap) = (r.words()?.into(), r.bytes()?.into());
         waiting.push(Waiting { due, closing, words, heap });
     }
+    let mut announced = vec![];
+    for _ in 0..r.count()? {
+        announced.push((r.int()?, r.int()?));
+    }
     let mut chunks = vec![];
     for _ in 0..r.count()? {
         let id = r.int()?.cast_unsigned();
@@ -148,7 +157,7 @@ pub fn decode(page: &[u8], fold: &Fold, mut chunk: impl FnMut(u64) -> Option<Vec
     if !r.0.is_empty() {
         return Err(LayoutError("bytes after the end"));
     }
-    Ok(Group::from_parts(chunks, totals.into(), waiting, header))
+    Ok(Group::from_parts(chunks, totals.into(), waiting, announced, header))
 }
 
 /// Reads a row beside the page row.

@@ -81,8 +81,8 @@ impl Cache {
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
         });
-        let on_disk = AtomicBool::new(store.board().published().epoch > 0);
         let counts = (0..plan.views.len()).map(|view| store.page_count(view)).collect::<Result<Vec<_>, _>>()?;
+        let on_disk = AtomicBool::new(counts.iter().any(|count| count.rows > 0));
         Ok(Cache {
             views: views.collect(),
             on_disk,

@@ -47,7 +47,7 @@ use published::Board;
 use witness::{Witness, WitnessFile};
 
 /// Format of the whole store.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Column families.
 pub const FAMILIES: [&str; 7] = ["meta", "registry", "commits", "log", "pages", "chunks", "quarantine"];

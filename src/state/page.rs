@@ -274,7 +274,8 @@ impl Page {
         self.merge(limit, fold);
         // Also of groups that nothing is heard of any more.
         self.dirty |= self.base.retire(limit.cast_signed().saturating_sub(SLACK_MICROS), fold);
-        if !self.dirty {
+        // A group of which nothing is committed yet has no row: its commit may never come.
+        if !self.dirty || (self.row.is_none() && self.base.is_blank()) {
             return None;
         }
         let encoded = layout::encode(&self.base, fold, false);

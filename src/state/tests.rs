@@ -113,13 +113,18 @@ impl World {
     /// Commits one click of each user, and publishes it.
     fn take(&self, epoch: u64, users: std::ops::Range<i64>) {
         let batch = self.clicks(epoch, users);
+        self.push(&batch);
+        self.store.commit(&self.commit_of(epoch, Some(&batch), 0), false).expect("written");
+        self.cache.publish(epoch, epoch.cast_signed());
+    }
+
+    /// Puts the updates of a batch into pages, before their commit.
+    fn push(&self, batch: &RecordBatch) {
         for view in 0..self.plan.views.len() {
-            for updates in projected(&self.plan, view, &batch).expect("it can be evaluated") {
+            for updates in projected(&self.plan, view, batch).expect("it can be evaluated") {
                 self.cache.push(&updates).expect("pages are readable");
             }
         }
-        self.store.commit(&self.commit_of(epoch, Some(&batch), 0), false).expect("written");
-        self.cache.publish(epoch, epoch.cast_signed());
     }
 
     /// The number of a user's clicks, as of the last commit.
@@ -164,6 +169,26 @@ fn a_commit_follows_the_one_before_it() {
     let world = world.again();
     let said = panic_of(|| world.store.commit(&world.commit_of(20, None, 0), false).expect("written"));
     assert!(said.contains("epoch 20 does not follow 20"), "{said}");
+}
+
+/// Pages are fed before the commit, which may never come.
+#[test]
+fn a_group_of_which_nothing_is_committed_has_no_row() {
+    let mut world = World::new();
+    for _ in 0..2 {
+        world.push(&world.clicks(10, 0..3));
+        assert_eq!(world.cache.write_back().expect("written"), 0);
+        assert_eq!(world.store.check_all().expect("whole").pages, 0);
+        world = world.again();
+    }
+    world.take(20, 0..2);
+    world.push(&world.clicks(30, 0..3));
+    assert_eq!(world.cache.write_back().expect("written"), 2 * 2);
+    let world = world.again();
+    assert_eq!([world.count(0), world.count(2)], ["[Int64(20)]", "Nothing"]);
+    world.take(40, 0..3);
+    assert_eq!(world.cache.write_back().expect("written"), 3 * 2);
+    assert_eq!(world.store.check_all().expect("whole").pages, 3 * 2);
 }
 
 #[test]
@@ -418,7 +443,7 @@ fn another_format_is_refused_with_what_to_do() {
     ] {
         assert_eq!(
             error.to_string(),
-            "the data directory has format 1, this program reads 2: replay the sources into another --data-dir, or \
+            "the data directory has format 1, this program reads 3: replay the sources into another --data-dir, or \
              read it with the version that made it"
         );
     }

@@ -25,8 +25,9 @@ use headwater::time::Clock;
 use model::{DEFINITIONS, VIEWS};
 use world::{Counts, End, World};
 
-/// Steps of one history.
+/// Steps of one history, and of one in eight, which gets to more of them: sealing over sealed parts, many recoveries.
 const STEPS: usize = 60;
+const MANY_STEPS: usize = 300;
 /// One history in so many is compared with the batch engine, too, which takes longer than the history.
 const VERIFIED: u64 = 16;
 /// Histories of a normal test run, and where their seeds begin.
@@ -34,7 +35,13 @@ const SEEDS: u64 = 100;
 const FROM: u64 = 1;
 
 /// Seeds that found something once, and what.
-const REGRESSIONS: [(u64, &str); 0] = [];
+const REGRESSIONS: [(u64, &str); 5] = [
+    (6, "a joined view without a lower time bound: what it lost is absent, not expired"),
+    (58, "a start that fails after a power loss is still a start after a power loss"),
+    (72, "a row that is taken back before it counts leaves its event time in the log, and did not in a page"),
+    (80, "a row was written for a group of which nothing was committed, and counted again after a crash"),
+    (1136, "as 72, of a group that is present"),
+];
 
 /// The definitions and their plan.
 fn planned() -> (Rc<Definitions>, Arc<Plan>) {
@@ -66,7 +73,7 @@ fn run(seed: u64, definitions: &Rc<Definitions>, plan: &Arc<Plan>) -> Counts {
     let world = World::new(seed, definitions, plan);
     let story = Story { seed, world: Rc::clone(&world) };
     world.start(End::Nothing);
-    for _ in 0..STEPS {
+    for _ in 0..if seed % 8 == 0 { MANY_STEPS } else { STEPS } {
         world.step();
     }
     // To an end without faults: everything is read and committed.

@@ -236,23 +236,19 @@ impl Seen<'_> {
 
     fn priced(&self, user: &str) -> String {
         let clicks = self.clicks(user);
-        let (mut joined, mut ever) = (vec![], false);
+        let mut joined = vec![];
         for click in &clicks {
             let versions = self.versions(click.item);
             let current = versions.iter().rev().find(|(from, _)| *from <= self.at);
             if let Some((_, Some(price))) = current {
                 joined.push((click, *price));
             }
-            // It counted if some version was in force between the click and now.
-            for (n, (from, price)) in versions.iter().enumerate() {
-                let until = versions.get(n + 1).map_or(i64::MAX, |(next, _)| *next);
-                ever |= price.is_some() && (*from).max(click.ts) <= self.at && (*from).max(click.ts) < until;
-            }
         }
         let prices: Vec<i64> = joined.iter().filter_map(|(_, p)| *p).collect();
         let recent = joined.iter().filter(|(c, _)| self.within(c, 30)).filter_map(|(_, p)| *p).collect::<Vec<_>>();
         row(
-            status(!ever, !joined.is_empty()),
+            // Without a lower time bound nothing expires (rule 12), though an item may be taken away again.
+            status(joined.is_empty(), true),
             None,
             &[number(joined.len()), sum(&prices), text(joined.last().and_then(|(_, p)| *p)), sum(&recent)],
         )

@@ -65,7 +65,7 @@ impl Running {
         let (cache, offline) = (Arc::clone(node.cache()), Arc::clone(node.offline()));
         let online = Online::new(Arc::clone(&world.plan), cache, offline, world.clock.clone());
         let offsets = node.store().offsets()?;
-        let ticks = Ticks { busy: Duration::ZERO, idle: Duration::ZERO };
+        let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(10) };
         let scripts = Box::new(Scripts(world.topics.clone()));
         let live = Live::with_topics(&world.plan.sources, world.dir.path(), scripts, offsets, &world.clock, ticks);
         Ok(Running {
@@ -93,6 +93,11 @@ impl Running {
 
     fn with<T>(&self, look: impl FnOnce(&mut Node) -> T) -> Option<T> {
         self.node.try_borrow_mut().ok()?.as_mut().map(look)
+    }
+
+    /// A node that stops has ended its threads before it writes its last.
+    fn is_stopping(&self) -> bool {
+        self.node.try_borrow().is_ok_and(|node| node.is_none())
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -127,6 +132,9 @@ impl Running {
 
     pub(crate) fn step_worker(&self, world: &World) {
         let Ok(mut worker) = self.worker.try_borrow_mut() else { return };
+        if self.is_stopping() {
+            return;
+        }
         let steps = world.pick(1..6);
         world.note(|| format!("worker: {steps} steps"));
         (0..steps).for_each(|_| worker.step());
@@ -135,6 +143,9 @@ impl Running {
     /// The committer takes some of what waits for it, and commits what is closed.
     pub(crate) fn commit(&self, world: &World) {
         let Ok(mut committer) = self.committer.try_borrow_mut() else { return };
+        if self.is_stopping() {
+            return;
+        }
         let most = if world.chance(0.7) { usize::MAX } else { world.pick(0..4) };
         let before = self.online.cache().published();
         let done = committer.step(most);
