@@ -17,10 +17,8 @@ use super::problem::RequestError;
 use super::waiting::Need;
 use crate::definition::{Connector, listed, nearest};
 use crate::key::EntityCodec;
-use crate::offset::Offsets;
 use crate::online::{Answer, LookupError, Online, StampRequest, ViewRequest, find_features, find_view};
 use crate::plan::Plan;
-use crate::state::StateError;
 use crate::state::cache::Published;
 use crate::time::{Ask, Epoch, format_instant, parse_duration, parse_instant};
 
@@ -429,11 +427,11 @@ fn behind(online: &Arc<Online>, contract: &Contract, published: &Published) -> R
             // Durable is not yet visible.
             let published = online.cache().wait(PUBLISHING, |p| p.epoch >= last.0);
             let shown = Epoch(published.epoch);
-            if shown < last { (offsets_at(online, shown)?, shown) } else { (offsets, last) }
+            if shown < last { (store.offsets_at(shown).map_err(LookupError::from)?, shown) } else { (offsets, last) }
         }
         stamp => {
             let (epoch, _) = online.stamp(stamp, published)?;
-            (offsets_at(online, epoch)?, epoch)
+            (store.offsets_at(epoch).map_err(LookupError::from)?, epoch)
         }
     };
     for MinOffset { source, partition, offset } in &contract.min_offsets {
@@ -448,21 +446,6 @@ fn behind(online: &Arc<Online>, contract: &Contract, published: &Published) -> R
         }
     }
     Ok(None)
-}
-
-/// The offsets of all commits up to an epoch.
-fn offsets_at(online: &Online, epoch: Epoch) -> Result<Offsets, LookupError> {
-    let mut offsets = Offsets::default();
-    for commit in online.cache().store().commits() {
-        let commit = commit.map_err(|e: StateError| LookupError::from(e))?;
-        if commit.last > epoch.0 {
-            break;
-        }
-        for (source, partition, next) in &commit.offsets {
-            offsets.advance(source, *partition, *next);
-        }
-    }
-    Ok(offsets)
 }
 
 fn members(value: Value) -> Map<String, Value> {

@@ -180,7 +180,11 @@ impl Cache {
         let loaded = if self.on_disk.load(Ordering::Acquire) { self.load(view, hash, key)? } else { None };
         let fold = &self.views[view].fold;
         let page = match loaded {
-            Some(page) => page,
+            Some(page) => {
+                // Reads alone fill memory, too.
+                self.grown.fetch_add(page.bytes() as u64, Ordering::Relaxed);
+                page
+            }
             None if make => Page::new(hash, key, fold),
             None => return Ok(None),
         };

@@ -74,6 +74,9 @@ pub struct Commit {
     pub topic_ids: BTreeMap<String, String>,
 }
 
+/// Every so many commits one holds the ends of all partitions: whoever asks where they stood once reads no more than that.
+const ALL_ENDS: u64 = 1024;
+
 /// A commit as it is stored; never dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitRecord {
@@ -83,7 +86,7 @@ pub struct CommitRecord {
     pub clock: ClockKind,
     /// When it is visible from, in µs.
     pub visible: i64,
-    /// Exclusive ends that moved: (source, partition, next offset).
+    /// Exclusive ends that moved, in each [`ALL_ENDS`]th commit all: (source, partition, next offset).
     pub offsets: Vec<(String, i32, i64)>,
     /// Positions of sorted sources that moved.
     pub sorted: Vec<(String, SortedPosition)>,
@@ -182,7 +185,11 @@ impl Store {
         let mut batch = WriteBatch::default();
         let records = self.put_records(&mut batch, commit);
         let rejected_digest = self.put_rejected(&mut batch, commit);
-        let offsets = commit.offsets.0.iter().flat_map(|(s, p)| p.iter().map(move |(p, n)| (s.clone(), *p, *n)));
+        let mut all = commit.offsets.clone();
+        if (tip.number + 1).is_multiple_of(ALL_ENDS) {
+            all.merge(&ends);
+        }
+        let offsets = all.0.iter().flat_map(|(s, p)| p.iter().map(move |(p, n)| (s.clone(), *p, *n)));
         let mut record = CommitRecord {
             last: commit.last.0,
             clock: commit.clock,
@@ -203,7 +210,8 @@ impl Store {
         let meta = self.family("meta");
         for (source, partition, next) in &record.offsets {
             let before = ends.get(source, *partition);
-            assert!(*next >= before, "`{source}` partition {partition} goes back from {before} to {next}");
+            let moved = commit.offsets.0.get(source).and_then(|p| p.get(partition)).unwrap_or(next);
+            assert!(*moved >= before, "`{source}` partition {partition} goes back from {before} to {moved}");
             batch.put_cf(&meta, format!("offset:{partition}:{source}"), next.to_be_bytes());
         }
         for (source, position) in &record.sorted {
@@ -307,6 +315,25 @@ impl Store {
             let (partition, source) = key["offset:".len()..].split_once(':').ok_or_else(damaged)?;
             let next = i64::from_be_bytes(value.try_into().map_err(|_| damaged())?);
             offsets.advance(source, partition.parse().map_err(|_| damaged())?, next);
+        }
+        Ok(offsets)
+    }
+
+    /// The offsets that the commits up to an epoch had come to.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn offsets_at(&self, epoch: Epoch) -> Result<Offsets, StateError> {
+        let mut offsets = Offsets::default();
+        let key = epoch.0.to_be_bytes();
+        let mode = IteratorMode::From(&key, rocksdb::Direction::Reverse);
+        for commit in self.db().iterator_cf(&self.family("commits"), mode).map(read_commit) {
+            let commit = commit?;
+            // The newest counts: ends only rise.
+            commit.offsets.iter().for_each(|(source, partition, next)| offsets.advance(source, *partition, *next));
+            if commit.number.is_multiple_of(ALL_ENDS) {
+                break;
+            }
         }
         Ok(offsets)
     }

@@ -171,6 +171,29 @@ fn a_commit_follows_the_one_before_it() {
     assert!(said.contains("epoch 20 does not follow 20"), "{said}");
 }
 
+/// Where a partition stood once is found in the last thousand commits before, whenever it moved.
+#[test]
+fn offsets_of_any_epoch_are_those_of_the_commits_up_to_it() {
+    let world = World::new();
+    for epoch in 1..=2_100_u64 {
+        let mut commit = world.commit_of(epoch, None, 0);
+        // Partition 0 moves once and no more, another rarely.
+        let moved = [(0, epoch == 1), (1, epoch % 700 == 0), (2, epoch % 3 == 0)];
+        let ends = moved.iter().filter(|(_, moves)| *moves).map(|(partition, _)| (*partition, epoch.cast_signed()));
+        commit.offsets = Offsets(BTreeMap::from([("clicks".into(), ends.collect())]));
+        world.store.commit(&commit, false).expect("written");
+    }
+    for epoch in [1, 2, 699, 700, 1_023, 1_024, 1_025, 1_400, 2_047, 2_048, 2_100, 9_999] {
+        let mut want = Offsets::default();
+        for commit in world.store.commits().map(|c| c.expect("readable")).filter(|c| c.last <= epoch) {
+            commit.offsets.iter().for_each(|(source, partition, next)| want.advance(source, *partition, *next));
+        }
+        assert_eq!(world.store.offsets_at(Epoch(epoch)).expect("readable"), want, "epoch {epoch}");
+    }
+    let whole = world.store.commit_at(2_048).expect("readable").expect("it is there");
+    assert_eq!(whole.offsets.len(), 3, "it says where everything stands: {:?}", whole.offsets);
+}
+
 /// Pages are fed before the commit, which may never come.
 #[test]
 fn a_group_of_which_nothing_is_committed_has_no_row() {
@@ -358,6 +381,27 @@ fn busy_pages_leave_when_idle_ones_are_not_enough() {
     let left = world.cache.memory(0) + world.cache.memory(1);
     assert!(left < all / 2, "{left} of {all} bytes are left");
     assert_eq!(world.count(7), World::new_count(7));
+}
+
+#[test]
+fn pages_that_are_only_read_count_as_well() {
+    let world = World::new();
+    world.take(10, 0..5_000);
+    let all = world.cache.memory(0) + world.cache.memory(1);
+    world.cache.write_back().expect("written");
+    let world = world.again();
+    world.cache.keep_in_memory(all as u64 / 40);
+    assert!(!world.cache.is_over_memory());
+    let one = World::new_count(1);
+    for from in (0..5_000).step_by(1_000) {
+        (from..from + 1_000).for_each(|user| assert_eq!(world.count(user), one));
+        assert!(world.cache.is_over_memory(), "housekeeping learns of it");
+        // What was just read stays once, and goes if that is not enough.
+        for _ in 0..3 {
+            world.cache.write_back().expect("written");
+        }
+        assert!(world.cache.memory(0) < all / 5, "{} of {all} bytes are left", world.cache.memory(0));
+    }
 }
 
 #[test]

@@ -156,8 +156,10 @@ impl WitnessFile {
         let path = dir.join(FILE);
         let found = read_slots(dir)?;
         if found.is_none() {
-            create(dir, &path, &faults).map_err(|e| io_error(&path, e))?;
+            create(&path, &faults).map_err(|e| io_error(&path, e))?;
         }
+        // Also of a file that is there: whoever made it may have died before its name was on the disk.
+        faults.sync_dir(dir).map_err(|e| io_error(&path, e))?;
         let file = File::options().write(true).open(&path).map_err(|e| io_error(&path, e))?;
         Ok(WitnessFile {
             file,
@@ -227,8 +229,8 @@ impl WitnessFile {
     }
 }
 
-/// Makes a file of two slots that say nothing was there, whole or not at all.
-fn create(dir: &Path, path: &Path, faults: &Faults) -> io::Result<()> {
+/// Makes a file of two slots that say nothing was there, whole or not at all. Its name is not on the disk yet.
+fn create(path: &Path, faults: &Faults) -> io::Result<()> {
     let unfinished = path.with_extension("tmp");
     let file = File::create(&unfinished)?;
     file.set_len(2 * SLOT)?;
@@ -237,8 +239,7 @@ fn create(dir: &Path, path: &Path, faults: &Faults) -> io::Result<()> {
         file.write_all_at(&slot, turn * SLOT)?;
     }
     faults.sync_file(&file, &unfinished)?;
-    faults.rename(&unfinished, path)?;
-    faults.sync_dir(dir)
+    faults.rename(&unfinished, path)
 }
 
 /// The newer whole slot.
