@@ -272,7 +272,7 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
 /// Feeds slices until told to stop.
 #[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
-    let mut last = Epoch(node.cache().published().epoch);
+    let mut last = node.store().begins_after().max(Epoch(node.cache().published().epoch));
     let mut said = std::collections::BTreeMap::new();
     let (mut acknowledged, mut passed) = (Instant::now(), Instant::now());
     while !stop.load(Ordering::Acquire) {

@@ -203,13 +203,21 @@ impl Committer {
         if !self.live || now < through.saturating_add(micros(BUSY)) {
             return Ok(());
         }
-        if now > self.bound - LEFT {
-            // Before it is shown. While commits come they are synced soon; without any nobody else would sync.
-            self.promise(Promise { through: now, bound: now + AHEAD }, !self.busy)?;
-            self.busy = false;
-        }
+        self.reserve(now, now)?;
         self.cache.advance(now);
         Ok(())
+    }
+
+    /// Before anything is shown at `until`: that we may go so far is written down, and a power loss leaves it. Whoever
+    /// comes then makes nothing visible at an instant that was answered, and gives no epoch twice.
+    fn reserve(&mut self, through: i64, until: i64) -> Result<(), StateError> {
+        if until > self.bound - LEFT {
+            // While commits come they are synced soon; without any nobody else would sync.
+            self.promise(Promise { through, bound: until + AHEAD }, !self.busy)?;
+            self.busy = false;
+        }
+        // Only when syncing has been late for longer than what was left.
+        if until > self.store.promised_durably() { self.store.sync() } else { Ok(()) }
     }
 
     fn promise(&mut self, promise: Promise, sync: bool) -> Result<(), StateError> {
@@ -285,6 +293,7 @@ impl Committer {
             let through = self.cache.published().through;
             commit.visible = self.clock.now().max(through + 1).max(commit.visible);
             self.live = true;
+            self.reserve(through, commit.visible)?;
         }
         self.store.commit(&commit, self.sync_always)?;
         self.cache.publish(last, commit.visible);

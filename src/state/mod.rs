@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{BoundColumnFamily, DB, DBIterator, IteratorMode, ReadOptions, Snapshot, WriteBatch, WriteOptions};
@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::offset::Offsets;
 use crate::plan::Plan;
+use crate::time::Epoch;
 use commit::Tip;
 use faults::{Faults, Step};
 use published::Board;
@@ -129,6 +130,11 @@ pub struct Store {
     logged: AtomicU64,
     /// What readers in this process may see.
     board: Board,
+    /// How far a node may go by what is written down, and by what a power loss leaves of that, in µs.
+    promised: AtomicI64,
+    promised_durably: AtomicI64,
+    /// See [`Store::begins_after`].
+    begins_after: Epoch,
 }
 
 /// How a store is open.
@@ -316,10 +322,12 @@ impl Store {
         // Looked at before the sync, so that all of it is on the disk when the witness says so.
         let tip = *self.tip.lock();
         let sequence = self.db.latest_sequence_number();
+        let promised = self.promised.load(Ordering::Acquire);
         witness.look()?;
         self.faults.at(Step::Sync)?;
         self.db.flush_wal(true)?;
         self.faults.at(Step::Synced)?;
+        self.promised_durably.fetch_max(promised, Ordering::AcqRel);
         witness.replace(Witness {
             commits: tip.number,
             chain: tip.chain,

@@ -14,7 +14,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,6 +29,7 @@ use super::witness::{Witness, WitnessFile};
 use super::{Access, FAMILIES, StateError, Store, damaged};
 use crate::offset::Offsets;
 use crate::plan::Plan;
+use crate::time::Epoch;
 
 /// How long readers, who keep writers out while they open the store, may take to do so.
 const OPENING: Duration = Duration::from_secs(2);
@@ -67,6 +68,9 @@ impl Store {
         store.check_opened(witness.as_ref(), true)?;
         store.register(plan, true)?;
         store.board = Board::new(store.settled()?);
+        let promise = store.promised()?;
+        store.begins_after = store.find_beginning(promise)?;
+        store.promised = AtomicI64::new(promise.map_or(i64::MIN, |p| p.bound));
         // From here on it is not as it was left.
         store.sync()?;
         Ok(store)
@@ -109,6 +113,9 @@ impl Store {
             ends: Mutex::new(Offsets::default()),
             logged: AtomicU64::new(0),
             board: Board::new(Published::default()),
+            promised: AtomicI64::new(i64::MIN),
+            promised_durably: AtomicI64::new(i64::MIN),
+            begins_after: Epoch::ZERO,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! `offline::history` answer up to `through`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use super::commit::ClockKind;
 use super::{StateError, Store};
+use crate::time::Epoch;
 
 /// The word of `meta` that says how far a node that went live has gone and may go.
 const PROMISE: &str = "through";
@@ -160,7 +162,29 @@ impl Store {
         let value = [promise.through.to_be_bytes(), promise.bound.to_be_bytes()].concat();
         let mut batch = WriteBatch::default();
         batch.put_cf(&self.family("meta"), PROMISE, value);
-        self.write(batch, sync)
+        self.write(batch, sync)?;
+        self.promised.store(promise.bound, Ordering::Release);
+        if sync {
+            self.promised_durably.fetch_max(promise.bound, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// How far a node may go by what a power loss would leave of what it wrote down.
+    pub fn promised_durably(&self) -> i64 {
+        self.promised_durably.load(Ordering::Acquire)
+    }
+
+    /// The epoch behind which those of this process begin: the last one. If the node before did not stop by itself, all
+    /// that it may have shown: its last commits may be lost, and the clock may have been set back since.
+    pub fn begins_after(&self) -> Epoch {
+        self.begins_after
+    }
+
+    pub(super) fn find_beginning(&self, promise: Option<Promise>) -> Result<Epoch, StateError> {
+        let last = self.last_commit()?.map_or(0, |c| c.last);
+        let shown = promise.filter(|p| p.through < p.bound).map_or(0, |p| p.bound);
+        Ok(Epoch(last.max(u64::try_from(shown).unwrap_or(0))))
     }
 
     /// What the last live node wrote down; `None` if none ever went live here.

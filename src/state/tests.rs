@@ -12,6 +12,7 @@ use rocksdb::WriteBatch;
 use super::cache::{Cache, Read};
 use super::commit::{ClockKind, Commit, LogKind, LogRecord};
 use super::log::encode_batch;
+use super::published::Promise;
 use super::redo::redo;
 use super::witness::Witness;
 use super::{StateError, Store};
@@ -169,6 +170,26 @@ fn a_commit_follows_the_one_before_it() {
     let world = world.again();
     let said = panic_of(|| world.store.commit(&world.commit_of(20, None, 0), false).expect("written"));
     assert!(said.contains("epoch 20 does not follow 20"), "{said}");
+}
+
+/// Rule 28: an epoch that was lost with the power is given to nothing else, whatever the clock says then.
+#[test]
+fn epochs_begin_above_all_that_may_have_been_shown() {
+    let mut world = World::new();
+    assert_eq!(world.store.begins_after(), Epoch::ZERO);
+    world.take(10, 0..3);
+    world.store.promise(Promise { through: 10, bound: 500 }, true).expect("written");
+    assert_eq!(world.store.promised_durably(), 500);
+    world = world.again();
+    assert_eq!((world.store.begins_after(), world.cache.published().epoch), (Epoch(500), 10), "it did not stop by itself");
+    assert_eq!(world.store.promised_durably(), 500);
+    world.take(501, 0..3);
+    world.store.promise(Promise { through: 501, bound: 2_000 }, false).expect("written");
+    assert_eq!(world.store.promised_durably(), 500, "a power loss would leave no more");
+    world.store.sync().expect("synced");
+    assert_eq!(world.store.promised_durably(), 2_000);
+    world.store.promise(Promise { through: 600, bound: 600 }, false).expect("written");
+    assert_eq!(world.again().store.begins_after(), Epoch(501), "it had stopped, and lost nothing");
 }
 
 /// Where a partition stood once is found in the last thousand commits before, whenever it moved.

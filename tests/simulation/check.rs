@@ -112,12 +112,6 @@ impl Running {
         memory.gaps.retain(|(epoch, _)| *epoch <= last);
         memory.visible.retain(|epoch, _| *epoch <= last);
         memory.answers.iter_mut().filter(|a| a.epoch > last).for_each(|a| a.lost = true);
-        if how == End::PowerLoss {
-            // How far answers had gone may not have reached the disk; their epochs decide them all the same.
-            memory.answers.iter_mut().for_each(|a| a.live = false);
-        }
-        let kept = memory.answers.iter().filter(|a| a.live && !a.lost);
-        memory.through = kept.map(|a| a.as_of).max().unwrap_or(0);
     }
 
     /// The commits that are stored are those that were seen, and perhaps one more that was being written.

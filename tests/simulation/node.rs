@@ -111,7 +111,8 @@ impl Running {
         }
         world.topics.iter().for_each(|t| *t.batch.lock() = world.pick(0..5));
         let last = world.memory.borrow().taken.last().map_or(0, |t| t.epoch);
-        let last = last.max(self.online.cache().published().epoch);
+        let store = self.online.cache().store();
+        let last = last.max(self.online.cache().published().epoch).max(store.begins_after().0);
         let slice = self.live.borrow_mut().next_slice(Epoch(last)).expect("topics are never given up");
         let Some(slice) = slice else { return };
         let epoch = slice.last.expect("a slice has an epoch").0;

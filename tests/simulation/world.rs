@@ -214,7 +214,7 @@ impl World {
         match self.pick(0..4) {
             0 => node.read(self),
             // A commit that syncs waits for the sync that is under way, and on one thread that would be for ever.
-            1 if !(self.sync_always && is_of_a_sync(step)) => {
+            1 if !(is_of_a_sync(step) && (self.sync_always || self.would_sync(&node))) => {
                 node.step_worker(self);
                 node.commit(self);
             }
@@ -224,6 +224,13 @@ impl World {
             }
             _ => node.replay_some(self, 2),
         }
+    }
+
+    /// Is the next commit shown at an instant that is not written down durably yet?
+    fn would_sync(&self, node: &Running) -> bool {
+        let fed = self.memory.borrow().taken.last().map_or(0, |t| t.epoch).cast_signed();
+        let cache = node.online.cache();
+        self.clock.now().max(fed).max(cache.published().through + 1) > cache.store().promised_durably()
     }
 
     /// Time goes by.
