@@ -128,7 +128,7 @@ fn a_reader_that_is_overtaken_by_a_commit_keeps_its_instant() {
 /// Rules 1, 8, 9 and 10, by a clock that also jumps back, nodes that are killed, and readers that remember every answer.
 #[test]
 fn no_answer_is_ever_overtaken() {
-    for seed in 0..8 {
+    for seed in 0..4 {
         let world = World::new();
         let mut rng = StdRng::seed_from_u64(seed);
         let mut node = world.start();

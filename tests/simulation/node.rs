@@ -3,7 +3,7 @@
 //! Invariants: an error that the world did not cause is a failure of the test. Neighbours: `world` picks the steps, `check`
 //! looks at what came of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(crate) struct Running {
     house: RefCell<Work>,
     syncing: RefCell<Syncing>,
     live: RefCell<Live>,
+    /// The last slice's epoch.
+    pub(crate) fed: Cell<Epoch>,
     pub(crate) online: Online,
 }
 
@@ -65,11 +67,13 @@ impl Running {
         let (cache, offline) = (Arc::clone(node.cache()), Arc::clone(node.offline()));
         let online = Online::new(Arc::clone(&world.plan), cache, offline, world.clock.clone());
         let offsets = node.store().offsets()?;
+        let fed = Cell::new(node.store().begins_after().max(Epoch(node.cache().published().epoch)));
         let ticks = Ticks { busy: Duration::from_millis(2), idle: Duration::from_millis(10) };
         let scripts = Box::new(Scripts(world.topics.clone()));
         let live = Live::with_topics(&world.plan.sources, world.dir.path(), scripts, offsets, &world.clock, ticks);
         Ok(Running {
             live: RefCell::new(live.expect("scripts need no settings")),
+            fed,
             node: RefCell::new(Some(node)),
             worker: RefCell::new(worker),
             committer: RefCell::new(stepped.committer),
@@ -110,12 +114,10 @@ impl Running {
             return;
         }
         world.topics.iter().for_each(|t| *t.batch.lock() = world.pick(0..5));
-        let last = world.memory.borrow().taken.last().map_or(0, |t| t.epoch);
-        let store = self.online.cache().store();
-        let last = last.max(self.online.cache().published().epoch).max(store.begins_after().0);
-        let slice = self.live.borrow_mut().next_slice(Epoch(last)).expect("topics are never given up");
+        let slice = self.live.borrow_mut().next_slice(self.fed.get()).expect("topics are never given up");
         let Some(slice) = slice else { return };
         let epoch = slice.last.expect("a slice has an epoch").0;
+        self.fed.set(Epoch(epoch));
         let mut given = vec![];
         for (topic, script) in world.topics.iter().enumerate() {
             for (partition, offset) in script.given.lock().drain(..) {

@@ -228,7 +228,7 @@ impl World {
 
     /// Is the next commit shown at an instant that is not written down durably yet?
     fn would_sync(&self, node: &Running) -> bool {
-        let fed = self.memory.borrow().taken.last().map_or(0, |t| t.epoch).cast_signed();
+        let fed = node.fed.get().micros();
         let cache = node.online.cache();
         self.clock.now().max(fed).max(cache.published().through + 1) > cache.store().promised_durably()
     }
