@@ -76,6 +76,11 @@ impl LabelReader {
                 .with_context(|| shown),
             FileFormat::Parquet => {
                 let builder = ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| shown.clone())?;
+                let groups = builder.metadata().row_groups().iter();
+                let codecs = groups.flat_map(|g| g.columns().iter().map(|c| c.compression()));
+                if let Some(codec) = codecs.into_iter().find(|c| matches!(c, Compression::BROTLI(_) | Compression::LZO)) {
+                    bail!("{shown}: it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
+                }
                 let schema = Arc::clone(builder.schema());
                 let reader = builder.with_batch_size(1 << 16).build().with_context(|| shown)?;
                 Ok(LabelReader::Parquet(reader, schema))
@@ -406,6 +411,26 @@ mod tests {
             records.extend(chunk.records.unwrap_or_default());
         }
         Ok((names, cells, records))
+    }
+
+    #[test]
+    fn parquet_is_read_however_it_is_compressed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("labels.parquet");
+        let ids: Vec<String> = (0..3_000).map(|n| format!("user {}", n % 70)).collect();
+        let ids = Arc::new(StringArray::from(ids)) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("id", ids)]).expect("one column");
+        let zstd = Compression::ZSTD(ZstdLevel::default());
+        let gzip = Compression::GZIP(parquet::basic::GzipLevel::default());
+        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW, zstd] {
+            let properties = WriterProperties::builder().set_compression(codec).build();
+            let file = File::create(&path).expect("made");
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+            writer.write(&batch).expect("written");
+            writer.close().expect("whole");
+            let mut reader = LabelReader::open(&path, FileFormat::Parquet).expect("it can be read");
+            assert_eq!(reader.next().expect("readable").expect("rows").batch, batch, "{codec}");
+        }
     }
 
     #[test]

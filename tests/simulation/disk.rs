@@ -61,16 +61,20 @@ impl Disk {
     /// The database is as it is now, also after a power loss.
     pub(crate) fn database_synced(&mut self) {
         let dir = self.root.join("db");
-        // Its threads may drop a file while we look.
+        let look = || -> Option<BTreeMap<PathBuf, Vec<u8>>> {
+            let files = entries(&dir).into_iter().filter(|path| !is_lock_or_log(path));
+            files.map(|path| Some((path.clone(), std::fs::read(&path).ok()?))).collect()
+        };
+        // Its threads make and drop files while we look: until two looks see the same.
+        let mut before = look();
         loop {
-            let files: Option<BTreeMap<PathBuf, Vec<u8>>> = entries(&dir)
-                .into_iter()
-                .filter(|path| !is_lock_or_log(path))
-                .map(|path| Some((path.clone(), std::fs::read(&path).ok()?)))
-                .collect();
-            if let Some(files) = files {
-                self.database = files;
-                return;
+            let now = look();
+            match now {
+                Some(files) if before.as_ref() == Some(&files) => {
+                    self.database = files;
+                    return;
+                }
+                now => before = now,
             }
         }
     }
