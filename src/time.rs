@@ -55,7 +55,15 @@ impl fmt::Display for Ask {
     }
 }
 
-/// RFC 3339 with six decimals and `Z`: the one way an instant is written.
+/// The first and the last µs of the calendar, of the years -262143 and 262142: beyond them there is no text for an instant.
+const CALENDAR: std::ops::RangeInclusive<i64> = -8_334_601_228_800_000_000..=8_210_266_876_799_999_999;
+
+/// Can a calendar say it? What cannot is no time of an event, but a number in another unit.
+pub fn is_of_calendar(micros: i64) -> bool {
+    CALENDAR.contains(&micros)
+}
+
+/// RFC 3339 with six decimals and `Z`: the one way an instant is written. Years beyond 9999 have a sign.
 pub fn format_instant(micros: i64) -> String {
     match DateTime::<Utc>::from_timestamp_micros(micros) {
         Some(t) => t.to_rfc3339_opts(SecondsFormat::Micros, true),
@@ -63,10 +71,16 @@ pub fn format_instant(micros: i64) -> String {
     }
 }
 
-/// Reads RFC 3339 text (`T` or a space between date and time; no zone means UTC; a date alone is its midnight).
+/// Reads RFC 3339 text (`T` or a space between date and time; no zone means UTC; a date alone is its midnight), and what
+/// [`format_instant`] writes.
 /// Digits beyond microseconds are cut. `None` if it is not an instant.
 pub fn parse_instant(text: &str) -> Option<i64> {
     let text = text.trim();
+    // As far years are written, and only so.
+    if text.starts_with(['+', '-']) {
+        let t = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.6fZ").ok()?;
+        return Some(t.and_utc().timestamp_micros()).filter(|micros| format_instant(*micros) == text);
+    }
     // A year has four digits; the formats below would take more behind a sign.
     if text.bytes().take_while(u8::is_ascii_digit).count() != 4 {
         return None;
@@ -259,7 +273,16 @@ mod tests {
         check("2013-07-10", Some("2013-07-10T00:00:00.000000Z"));
         check("1969-12-31T23:59:59.9999999Z", Some("1969-12-31T23:59:59.999999Z"));
         check("9999-12-31T23:59:59Z", Some("9999-12-31T23:59:59.000000Z"));
+        // Far years, as they are written.
+        check("+55840-11-08T22:13:20.000000Z", Some("+55840-11-08T22:13:20.000000Z"));
+        check("-0001-03-01T00:00:00.000001Z", Some("-0001-03-01T00:00:00.000001Z"));
+        for end in [CALENDAR.start(), CALENDAR.end()] {
+            assert_eq!(parse_instant(&format_instant(*end)), Some(*end));
+        }
+        let beyond = [CALENDAR.start() - 1, CALENDAR.end() + 1, i64::MIN, i64::MAX];
+        assert!(beyond.iter().all(|t| DateTime::<Utc>::from_timestamp_micros(*t).is_none() && !is_of_calendar(*t)));
         for wrong in [
+            "+55840-11-08T22:13:20Z",
             "1714564800",
             "",
             "+12020-01-01T00:00:00Z",

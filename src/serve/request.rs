@@ -68,8 +68,23 @@ impl Contract {
             |expected: &str| RequestError::Malformed(format!("`{text}` is not a value of {name}: {expected}"));
         let instant =
             || parse_spaced(text).ok_or_else(|| malformed("write RFC 3339, as in 2026-11-20T21:00:00.123456Z"));
-        let length =
-            || parse_duration(text).ok_or_else(|| malformed("write a duration, as in '500 ms' or '2 seconds'"));
+        let length = || match text.trim() {
+            // Of nothing the unit does not matter.
+            "0" => Ok(0),
+            text => {
+                parse_duration(text).ok_or_else(|| malformed("write a duration, as in '500 ms' or '2 seconds'"))
+            }
+        };
+        let is_there = match name {
+            "epoch" => self.stamp.epoch.is_some(),
+            "as_of" => self.stamp.as_of.is_some(),
+            "max_staleness" => self.max_staleness.is_some(),
+            "wait" => self.wait.is_some(),
+            _ => false,
+        };
+        if is_there {
+            return Err(malformed("there is another one before it"));
+        }
         match name {
             "epoch" => {
                 let micros = instant()?;
@@ -146,7 +161,10 @@ impl Contract {
 
 /// An instant; in a query a `+` may have become a space.
 fn parse_spaced(text: &str) -> Option<i64> {
-    parse_instant(text).or_else(|| parse_instant(&text.trim().rsplit_once(' ').map(|(t, zone)| format!("{t}+{zone}"))?))
+    let zone = || text.trim().rsplit_once(' ').map(|(t, zone)| format!("{t}+{zone}"));
+    let year = || text.strip_prefix(' ').map(|far| format!("+{far}"));
+    let read = |text: Option<String>| parse_instant(&text?);
+    parse_instant(text).or_else(|| read(zone())).or_else(|| read(year()))
 }
 
 /// One of the texts of `min_offset`: a topic may feed several sources.

@@ -20,7 +20,7 @@ use super::Rejected;
 use super::constraint::Condition;
 use super::decode::{DecoderError, NO_TIME};
 use crate::definition::{Source, timestamp};
-use crate::time::{Epoch, format_instant};
+use crate::time::{Epoch, format_instant, is_of_calendar};
 
 /// In `_arrival_time` until the epoch is known: the row arrives with its epoch.
 const ARRIVES_WITH_EPOCH: i64 = i64::MIN;
@@ -247,6 +247,9 @@ impl Rules {
                     reasons.entry(row).or_insert_with(|| "event_time: there is none".into());
                 }
             }
+            for (row, at) in (0..).zip(values.values()).filter(|(row, at)| values.is_valid(*row) && !is_of_calendar(**at)) {
+                reasons.entry(row).or_insert_with(|| not_of_calendar(*at));
+            }
             event = Some(values);
         }
         let arrival = self.arrivals(visible, rows, epoch, &mut reasons);
@@ -283,11 +286,18 @@ impl Rules {
             for (row, arrived) in arrival.iter_mut().enumerate() {
                 if found.values.is_valid(row) {
                     *arrived = found.values.value(row);
+                    if !is_of_calendar(*arrived) {
+                        reasons.entry(row).or_insert_with(|| format!("{} (ARRIVAL TIME)", not_of_calendar(*arrived)));
+                    }
                 }
             }
         }
         arrival
     }
+}
+
+fn not_of_calendar(micros: i64) -> String {
+    format!("event_time: {micros} microseconds since 1970 are beyond the calendar: it is perhaps of another unit")
 }
 
 /// A tombstone happened when its record says.

@@ -154,6 +154,25 @@ fn records_stand_or_are_refused_whole() {
     );
 }
 
+/// Most often it is a number of nanoseconds that was taken for one of microseconds.
+#[test]
+fn what_no_calendar_says_is_no_event_time() {
+    let s = source("s", kafka("t")).with(&["us BIGINT"]).event(Some("to_timestamp_micros(us)"));
+    let records = ["{\"us\":9223372036854775807}", "{\"us\":-9223372036854775808}", "{\"us\":-62000000000000000}"];
+    check(
+        s,
+        &records.map(|r| (Some(5), None, Some(r))),
+        &["_offset", "_event_time"],
+        &[
+            "2 0005-04-19T09:46:40",
+            "0: event_time: 9223372036854775807 microseconds since 1970 are beyond the calendar: it is perhaps of \
+         another unit",
+            "1: event_time: -9223372036854775808 microseconds since 1970 are beyond the calendar: it is perhaps of \
+         another unit",
+        ],
+    );
+}
+
 #[test]
 fn only_rows_that_fail_an_expression_are_refused() {
     let s = source("s", kafka("t")).with(&["a BIGINT", "b BIGINT"]).event(Some("to_timestamp_millis(a)"));

@@ -22,7 +22,7 @@ use super::decode::{Decoded, Decoder};
 use super::watch::{Bounds, Watched};
 use crate::definition::Source;
 use crate::offset::Offsets;
-use crate::time::Epoch;
+use crate::time::{Epoch, is_of_calendar};
 
 /// What one call of [`KafkaReader::poll`] saw.
 #[derive(Clone, Debug, Default)]
@@ -242,7 +242,9 @@ impl KafkaReader {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
                     if passes(&mut self.next, &self.until, partition, offset) {
-                        let micros = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(|ms| ms * 1_000);
+                        let millis = message.timestamp().to_millis().filter(|ms| *ms >= 0);
+                        // A producer may write any number there.
+                        let micros = millis.and_then(|ms| ms.checked_mul(1_000)).filter(|us| is_of_calendar(*us));
                         self.ended.remove(&partition);
                         let taken = self.taken.entry(partition).or_default();
                         taken.bytes += message.payload_len() as u64;

@@ -101,8 +101,18 @@ pub struct SortedPosition {
     pub clock: ReplayClock,
     /// The exclusive end offset of each partition, fixed when the replay started.
     pub end: BTreeMap<i32, i64>,
-    /// (time, partition, offset) of the last row taken.
+    /// (time, partition, offset) of the last row taken; [`SortedPosition::BEFORE_ALL`] if none was.
     pub last: (i64, i32, i64),
+}
+
+impl SortedPosition {
+    /// The place before every row.
+    pub const BEFORE_ALL: (i64, i32, i64) = (i64::MIN, i32::MIN, i64::MIN);
+
+    /// The time up to which rows were taken.
+    pub fn taken(&self) -> Option<i64> {
+        (self.last != SortedPosition::BEFORE_ALL).then_some(self.last.0)
+    }
 }
 
 /// The first sorted source that a replay has begun and not finished: offsets move only when its sorted part is used up, so

@@ -132,6 +132,8 @@ struct Track {
     lane: Lane,
     /// The end of what is in the lane.
     end: BTreeMap<i32, i64>,
+    /// A slice has said where it ends.
+    begun: bool,
     /// The lane is used up, and a slice has said so.
     reported: bool,
     /// What came since the earlier replay that the lane finishes: to be read, and sorted, after the lane.
@@ -212,7 +214,8 @@ impl Replay {
     /// [`ReplayError`], if a source has got records since the earlier replay that this one finishes, and they cannot
     /// be read.
     pub fn next_slice(&mut self, rows_max: usize) -> Result<Option<Slice>, ReplayError> {
-        if let Some(slice) = self.untimed.take() {
+        if let Some(mut slice) = self.untimed.take() {
+            self.begin(&mut slice);
             self.last = slice.last.unwrap_or(self.last);
             return Ok(Some(slice));
         }
@@ -224,6 +227,7 @@ impl Replay {
         let next = self.tracks.iter().filter_map(|t| t.lane.epoch(0)).filter(|epoch| *epoch <= until).min();
         let first = Epoch::open(next.unwrap_or(0), self.last);
         let mut slice = Slice::default();
+        self.begin(&mut slice);
         let mut last = first;
         for track in &mut self.tracks {
             let name = &track.source.name;
@@ -250,6 +254,16 @@ impl Replay {
         slice.last = Some(last);
         self.last = last;
         Ok(Some(slice))
+    }
+
+    /// With a replay's first slice all its sources have begun: whoever comes after a kill must finish those, too, of which
+    /// no row was taken.
+    fn begin(&mut self, slice: &mut Slice) {
+        for track in self.tracks.iter_mut().filter(|t| !t.begun && !t.lane.is_done()) {
+            let (end, last) = (track.end.clone(), SortedPosition::BEFORE_ALL);
+            slice.sorted.insert(track.source.name.clone(), SortedPosition { clock: self.clock, end, last });
+            track.begun = true;
+        }
     }
 
     /// Rows that are read and sorted but not taken yet.
@@ -279,7 +293,8 @@ impl Replay {
                 let source = Arc::clone(&self.tracks[i].source);
                 let part = self.read(&source, span, None, self.last)?;
                 let track = &mut self.tracks[i];
-                (track.lane, track.end, track.gaps, track.reported) = (part.lane, part.end, part.gaps, false);
+                (track.lane, track.end, track.gaps) = (part.lane, part.end, part.gaps);
+                (track.begun, track.reported) = (false, false);
             }
         }
         Ok(())
@@ -324,13 +339,14 @@ impl Replay {
             None => (self.read(source, present, None, floor)?, None),
             Some(position) => {
                 let span = Span { start: present.start.clone(), end: position.end.clone() };
-                let part = self.read(source, span, Some(position.last.0), floor)?;
+                let part = self.read(source, span, position.taken(), floor)?;
                 present.start.extend(position.end.clone());
                 (part, Some(present))
             }
         };
         let topic_id = id.filter(|id| known.topic_id.as_ref() != Some(id));
-        Ok(Track { source: Arc::clone(source), lane, end, reported: false, later, gaps, topic_id })
+        let begun = unfinished.is_some();
+        Ok(Track { source: Arc::clone(source), lane, end, begun, reported: false, later, gaps, topic_id })
     }
 
     /// Where a topic ends now, and its id; nothing for a file, which is read to its end anyway.
