@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use super::label_file::{FileFormat, JoinedWriter, LabelReader};
 use super::{Common, Outcome};
 use crate::offline::history::parse_features;
-use crate::offline::{History, HistoryRequest, Mode, Offline};
+use crate::offline::{History, HistoryError, HistoryRequest, Mode, Offline};
 use crate::plan::Plan;
 
 /// What `headwater history` takes.
@@ -96,7 +96,11 @@ fn run_history(offline: &Arc<Offline>, request: &HistoryRequest, args: &HistoryA
     let mut out = JoinedWriter::new(file, format(&args.out)?, &labels, &joined)?;
     let mut progress = Progress::new();
     while let Some(chunk) = labels.next().with_context(shown)? {
-        let features = history.join(&chunk.batch, time_column, progress.rows).with_context(shown)?;
+        let features = history.join(&chunk.batch, time_column, progress.rows).map_err(|e| match e {
+            // What the log lacks is not the labels' fault.
+            HistoryError::Offline(e) => anyhow::Error::from(e),
+            e => anyhow::Error::from(e).context(shown()),
+        })?;
         out.write(&chunk, &features)?;
         progress.advance(features.num_rows());
     }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::util::display::array_value_to_string;
 use base64::Engine as _;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
@@ -74,17 +75,25 @@ impl LabelReader {
             FileFormat::Csv => CsvReader::new(Box::new(BufReader::with_capacity(1 << 18, file)))
                 .map(LabelReader::Csv)
                 .with_context(|| shown),
-            FileFormat::Parquet => {
-                let builder = ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| shown.clone())?;
+            FileFormat::Parquet => unless_damaged(|| {
+                let mut builder = ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| shown.clone())?;
+                // A column's dictionaries differ from part to part, and together they may be too many for its indices.
+                if let Some(plain) = without_dictionaries(builder.schema()) {
+                    let options = ArrowReaderOptions::new().with_schema(plain);
+                    let file = File::open(path).with_context(|| shown.clone())?;
+                    builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+                        .with_context(|| shown.clone())?;
+                }
                 let groups = builder.metadata().row_groups().iter();
                 let codecs = groups.flat_map(|g| g.columns().iter().map(|c| c.compression()));
                 if let Some(codec) = codecs.into_iter().find(|c| matches!(c, Compression::BROTLI(_) | Compression::LZO)) {
                     bail!("{shown}: it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
                 }
                 let schema = Arc::clone(builder.schema());
-                let reader = builder.with_batch_size(1 << 16).build().with_context(|| shown)?;
+                let reader = builder.with_batch_size(1 << 16).build().with_context(|| shown.clone())?;
                 Ok(LabelReader::Parquet(reader, schema))
-            }
+            })
+            .with_context(|| shown.clone()),
         }
     }
 
@@ -111,9 +120,8 @@ impl LabelReader {
             LabelReader::Parquet(reader, schema) => {
                 let (mut batches, mut rows) = (vec![], 0);
                 while rows < CHUNK_ROWS
-                    && let Some(batch) = reader.next()
+                    && let Some(batch) = unless_damaged(|| Ok(reader.next().transpose()?))?
                 {
-                    let batch = batch?;
                     rows += batch.num_rows();
                     batches.push(batch);
                 }
@@ -124,6 +132,22 @@ impl LabelReader {
             }
         }
     }
+}
+
+/// Reads of a Parquet file, whose reader takes some damage for a bug of its own.
+fn unless_damaged<T>(read: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| bail!("the file is damaged: it cannot be read as Parquet"))
+}
+
+/// The same columns, with values in place of dictionaries of them; `None` if there are no dictionaries.
+fn without_dictionaries(schema: &SchemaRef) -> Option<SchemaRef> {
+    let plain = |field: &FieldRef| match field.data_type() {
+        DataType::Dictionary(_, values) => Arc::new(field.as_ref().clone().with_data_type((**values).clone())),
+        _ => Arc::clone(field),
+    };
+    let fields: Fields = schema.fields().iter().map(plain).collect();
+    let has_some = fields != *schema.fields();
+    has_some.then(|| Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
 }
 
 /// A CSV file being read.
@@ -140,12 +164,13 @@ impl CsvReader {
     fn new(input: Box<dyn BufRead>) -> anyhow::Result<CsvReader> {
         let empty = Arc::new(Schema::empty());
         let mut csv = CsvReader { input, header: String::new(), line_end: "\n", schema: empty, line: 0 };
-        let Some((header, line_end)) = csv.record(&mut vec![])? else {
+        let Some((header, line_end)) = csv.record(&mut Cells::default())? else {
             bail!("the file is empty; it needs a header line")
         };
         let header = header.strip_prefix('\u{feff}').map_or(header.clone(), str::to_string);
-        let mut cells = vec![];
-        split(&header, &mut cells);
+        let mut cells = Cells::default();
+        cells.read(header.as_bytes());
+        let cells = cells.found;
         let name = |cell: &Range<usize>| unquote(&header[cell.clone()]).unwrap_or_default().trim().to_string();
         let fields: Vec<Field> = cells.iter().map(|c| Field::new(name(c), DataType::Utf8, true)).collect();
         csv.schema = Arc::new(Schema::new(fields));
@@ -154,9 +179,11 @@ impl CsvReader {
     }
 
     /// The next record that is not an empty line, without its line end; where its cells lie goes to `cells`.
-    fn record(&mut self, cells: &mut Vec<Range<usize>>) -> anyhow::Result<Option<(String, &'static str)>> {
+    fn record(&mut self, cells: &mut Cells) -> anyhow::Result<Option<(String, &'static str)>> {
         let mut bytes = vec![];
         let mut first = self.line + 1;
+        *cells = Cells { found: std::mem::take(&mut cells.found), ..Cells::default() };
+        cells.found.clear();
         loop {
             let before = bytes.len();
             let read = self.input.read_until(b'\n', &mut bytes)?;
@@ -166,12 +193,13 @@ impl CsvReader {
             }
             let line_end = if bytes.ends_with(b"\r\n") { "\r\n" } else { "\n" };
             let end = bytes.len() - if bytes.ends_with(b"\n") { line_end.len() } else { 0 };
-            let text = std::str::from_utf8(&bytes[..end]).with_context(|| format!("line {first} is not UTF-8"))?;
-            if text.is_empty() {
+            if end == 0 {
                 bytes.clear();
                 first = self.line + 1;
-            } else if split(text, cells) {
-                return Ok(Some((text.to_string(), line_end)));
+            } else if cells.read(&bytes[..end]) {
+                bytes.truncate(end);
+                let text = String::from_utf8(bytes).with_context(|| format!("line {first} is not UTF-8"))?;
+                return Ok(Some((text, line_end)));
             } else if read == 0 {
                 bail!("line {first}: a quote is not closed");
             }
@@ -181,14 +209,14 @@ impl CsvReader {
     fn next(&mut self) -> anyhow::Result<Option<Chunk>> {
         let width = self.schema.fields().len();
         let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
-        let (mut records, mut bytes, mut cells) = (vec![], 0, vec![]);
+        let (mut records, mut bytes, mut cells) = (vec![], 0, Cells::default());
         while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
             let line = self.line + 1;
             let Some((record, _)) = self.record(&mut cells)? else { break };
-            if cells.len() != width {
-                bail!("line {line} has {} cells, the header has {width}", cells.len());
+            if cells.found.len() != width {
+                bail!("line {line} has {} cells, the header has {width}", cells.found.len());
             }
-            for (builder, cell) in builders.iter_mut().zip(&cells) {
+            for (builder, cell) in builders.iter_mut().zip(&cells.found) {
                 builder.append_option(unquote(&record[cell.clone()]));
             }
             bytes += record.len();
@@ -202,27 +230,36 @@ impl CsvReader {
     }
 }
 
-/// Finds a record's cells; false if a quote is still open at its end.
-fn split(record: &str, cells: &mut Vec<Range<usize>>) -> bool {
-    cells.clear();
-    let bytes = record.as_bytes();
-    let (mut start, mut at, mut quoted) = (0, 0, false);
-    loop {
-        match bytes.get(at) {
-            None => {
-                cells.push(start..bytes.len());
-                return !quoted;
+/// Finds a record's cells, line by line: no byte is looked at twice, however many lines a quote encloses.
+#[derive(Default)]
+struct Cells {
+    found: Vec<Range<usize>>,
+    /// Where the present cell begins, and how far it has been read.
+    start: usize,
+    at: usize,
+    quoted: bool,
+}
+
+impl Cells {
+    /// Reads on in a record of which there is more now; false if a quote is still open at its end.
+    fn read(&mut self, record: &[u8]) -> bool {
+        while let Some(byte) = record.get(self.at) {
+            match byte {
+                b'"' if self.at == self.start && !self.quoted => self.quoted = true,
+                b'"' if self.quoted && record.get(self.at + 1) == Some(&b'"') => self.at += 1,
+                b'"' if self.quoted => self.quoted = false,
+                b',' if !self.quoted => {
+                    self.found.push(self.start..self.at);
+                    self.start = self.at + 1;
+                }
+                _ => {}
             }
-            Some(b'"') if at == start && !quoted => quoted = true,
-            Some(b'"') if quoted && bytes.get(at + 1) == Some(&b'"') => at += 1,
-            Some(b'"') if quoted => quoted = false,
-            Some(b',') if !quoted => {
-                cells.push(start..at);
-                start = at + 1;
-            }
-            Some(_) => {}
+            self.at += 1;
         }
-        at += 1;
+        if !self.quoted {
+            self.found.push(self.start..record.len());
+        }
+        !self.quoted
     }
 }
 
@@ -391,8 +428,9 @@ fn put_text(text: &str, line: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::datatypes::Int8Type;
     use arrow::array::{
-        BooleanArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        BooleanArray, Decimal128Array, DictionaryArray, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
         TimestampNanosecondArray, TimestampSecondArray,
     };
 
@@ -431,6 +469,52 @@ mod tests {
             let mut reader = LabelReader::open(&path, FileFormat::Parquet).expect("it can be read");
             assert_eq!(reader.next().expect("readable").expect("rows").batch, batch, "{codec}");
         }
+    }
+
+    #[test]
+    fn dictionaries_of_parts_may_differ() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("labels.parquet");
+        let part = |from: usize| {
+            let values: Vec<String> = (from..from + 100).map(|n| format!("user {n}")).collect();
+            let values: DictionaryArray<Int8Type> = values.iter().map(String::as_str).collect();
+            RecordBatch::try_from_iter([("id", Arc::new(values) as ArrayRef)]).expect("one column")
+        };
+        let mut writer = ArrowWriter::try_new(File::create(&path).expect("made"), part(0).schema(), None).expect("a writer");
+        for from in [0, 100, 200] {
+            writer.write(&part(from)).expect("written");
+            writer.flush().expect("a part of its own");
+        }
+        writer.close().expect("whole");
+        let mut reader = LabelReader::open(&path, FileFormat::Parquet).expect("it can be read");
+        let batch = reader.next().expect("readable").expect("rows").batch;
+        assert_eq!((batch.num_rows(), batch.column(0).data_type()), (300, &DataType::Utf8));
+        assert_eq!(batch.column(0).as_string::<i32>().value(299), "user 299");
+
+        // Whatever is wrong with a file is said, and ends nothing.
+        let whole = std::fs::read(&path).expect("readable");
+        let mut refused = 0;
+        for at in whole.len().saturating_sub(700)..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(&path, damaged).expect("written");
+            let read = LabelReader::open(&path, FileFormat::Parquet).and_then(|mut reader| {
+                while reader.next()?.is_some() {}
+                Ok(())
+            });
+            refused += usize::from(read.is_err());
+        }
+        assert!(refused > 100, "{refused}");
+    }
+
+    #[test]
+    fn a_cell_may_be_of_many_lines() {
+        let cell = "\"\"quoted\"\", and not\r\n".repeat(20_000);
+        let (names, cells, records) = read(&format!("a,b\n1,\"{cell}\"\n2,x\n")).expect("it is CSV");
+        assert_eq!((names.len(), cells.len(), records.len()), (2, 2, 2));
+        assert_eq!(cells[0][1].as_deref(), Some(cell.replace("\"\"", "\"").as_str()));
+        let open = read(&format!("a,b\n1,\"{cell}\n2,x\n")).expect_err("the quote is open");
+        assert_eq!(open.to_string(), "line 2: a quote is not closed");
     }
 
     #[test]

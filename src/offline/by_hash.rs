@@ -10,10 +10,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use arrow::error::ArrowError;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-use super::segment::Asked;
+use super::segment::{Asked, SegmentRows};
 use super::{Offline, OfflineError};
 use crate::event::up_to;
 use crate::fold::columns::from_batch;
@@ -24,14 +22,14 @@ use crate::time::Epoch;
 /// One sorted run of updates.
 struct Cursor {
     /// What comes after `updates`; `None`: nothing.
-    reader: Option<ParquetRecordBatchReader>,
+    reader: Option<SegmentRows>,
     updates: Updates,
     at: usize,
 }
 
 impl Cursor {
     /// The hash it stands at; reads on where a batch has ended. `None` at the end.
-    fn hash(&mut self, plan: &FoldPlan, until: Epoch) -> Result<Option<u64>, ArrowError> {
+    fn hash(&mut self, plan: &FoldPlan, until: Epoch) -> Result<Option<u64>, OfflineError> {
         while self.at == self.updates.len() {
             let Some(batch) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
             let batch = up_to(&batch?, until)?;

@@ -6,10 +6,12 @@
 //! Invariants: a filter leaves out only rows that were not asked for; no byte is read that was not written so.
 //! Neighbours: `seal` writes what is read here, `catalogue` says which files there are, `blocks` compares their bytes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -109,8 +111,13 @@ impl Segment {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn rows(&self) -> Result<ParquetRecordBatchReader, OfflineError> {
-        self.builder().build().map_err(|e| self.failed(&e))
+    pub fn rows(&self) -> Result<SegmentRows, OfflineError> {
+        self.read(self.builder())
+    }
+
+    fn read(&self, builder: ParquetRecordBatchReaderBuilder<CheckedFile>) -> Result<SegmentRows, OfflineError> {
+        let reader = builder.build().map_err(|e| self.failed(&e))?;
+        Ok(SegmentRows { reader, path: self.file.path.clone() })
     }
 
     /// The row groups that may hold an asked hash.
@@ -126,7 +133,7 @@ impl Segment {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn updates(&self, asked: &Asked) -> Result<Option<ParquetRecordBatchReader>, OfflineError> {
+    pub fn updates(&self, asked: &Asked) -> Result<Option<SegmentRows>, OfflineError> {
         let Some(asked) = asked else { return self.rows().map(Some) };
         let groups = self.row_groups(asked);
         let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return Ok(None) };
@@ -142,7 +149,7 @@ impl Segment {
                 move |batch: RecordBatch| Ok(contained(batch.column(0).as_primitive::<UInt64Type>().values(), &asked));
             builder = builder.with_row_filter(RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, pick))]));
         }
-        builder.build().map(Some).map_err(|e| self.failed(&e))
+        self.read(builder).map(Some)
     }
 
     fn builder(&self) -> ParquetRecordBatchReaderBuilder<CheckedFile> {
@@ -152,6 +159,21 @@ impl Segment {
 
     fn failed(&self, error: &parquet::errors::ParquetError) -> OfflineError {
         OfflineError::Segment { path: self.file.path.clone(), why: error.to_string() }
+    }
+}
+
+/// A segment's rows, batch by batch; an error names the file.
+pub struct SegmentRows {
+    reader: ParquetRecordBatchReader,
+    path: PathBuf,
+}
+
+impl Iterator for SegmentRows {
+    type Item = Result<RecordBatch, OfflineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let failed = |e: ArrowError| OfflineError::Segment { path: self.path.clone(), why: e.to_string() };
+        Some(self.reader.next()?.map_err(failed))
     }
 }
 

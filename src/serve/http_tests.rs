@@ -189,6 +189,8 @@ fn a_batch_takes_its_contract_from_query_and_body() {
     check("max_staleness=1%20s", json!({ "max_staleness": "1000 ms", "wait": "1 ms" }), 200, r#"["13.00"]"#);
     check("wait=0%20s", json!({ "wait": "1 ms" }), 400, "wait is one thing");
     check("wait=soon", json!({}), 400, "`soon` is not a value of wait");
+    check("min_offset=shop.clicks/-1/4", json!({}), 400, "`-1` is not a partition");
+    check("min_offset=shop.clicks/0/-4", json!({}), 400, "`-4` is not an offset");
     check("wait=0&max_staleness=1%20s", json!({}), 200, r#"["13.00"]"#);
     check("wait=1%20s&wait=2%20s", json!({}), 400, "`2 s` is not a value of wait: there is another one before it");
     check("asof=2026-11-20T21:00:01Z", json!({}), 400, "did you mean `as_of`?");

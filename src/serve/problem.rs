@@ -7,6 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::online::LookupError;
 
+/// Bytes of a text that are shown of its beginning and of its end.
+const HEAD: usize = 1_600;
+const TAIL: usize = 400;
+
 /// Why a request is not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -126,15 +130,16 @@ impl RequestError {
         }
     }
 
-    /// The problem's JSON. `instance` is the path of the request.
+    /// The problem's JSON. `instance` is the path of the request. Both may hold what a client sent, and are cut: whoever
+    /// does not read an answer must not be able to fill the memory with it.
     pub fn json(&self, instance: &str) -> Value {
         let (status, name, title) = self.kind();
         let mut out = json!({
             "type": format!("urn:headwater:problem:{name}"),
             "title": title,
             "status": status,
-            "detail": self.to_string(),
-            "instance": instance,
+            "detail": cut(&self.to_string()),
+            "instance": cut(instance),
         });
         let available = match self {
             RequestError::NotMet { available, .. } => available.clone(),
@@ -154,12 +159,33 @@ impl RequestError {
     }
 }
 
+/// The beginning and the end of a long text.
+fn cut(text: &str) -> String {
+    if text.len() <= HEAD + TAIL {
+        return text.to_string();
+    }
+    let head = (0..=HEAD).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
+    let tail = (text.len() - TAIL..=text.len()).find(|n| text.is_char_boundary(*n)).unwrap_or(text.len());
+    format!("{}…{}", &text[..head], &text[tail..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::key::KeyError;
     use crate::state::StateError;
     use crate::time::{Ask, Epoch};
+
+    #[test]
+    fn a_long_text_is_cut_in_its_middle() {
+        let name = "é".repeat(9_000_000);
+        let error = RequestError::from(LookupError::UnknownView { name, known: "a, b".into() });
+        let json = error.json(&"/".repeat(70_000));
+        let detail = json["detail"].as_str().expect("text");
+        assert!(detail.len() < 2_100 && detail.contains("é…é") && detail.ends_with("a, b"), "{detail}");
+        assert!(json.to_string().len() < 5_000);
+        assert_eq!(cut(&"x".repeat(HEAD + TAIL)), "x".repeat(HEAD + TAIL));
+    }
 
     #[test]
     fn every_problem_has_its_status() {

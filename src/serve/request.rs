@@ -184,8 +184,10 @@ fn min_offset(plan: &Plan, text: &str) -> Result<Vec<MinOffset>, RequestError> {
         let known = listed(topics.iter().map(String::as_str));
         return Err(malformed(format!("there is no topic `{topic}`; there are {known}")));
     }
-    let partition: i32 = partition.parse().map_err(|_| malformed(format!("`{partition}` is not a partition")))?;
-    let offset: i64 = offset.parse().map_err(|_| malformed(format!("`{offset}` is not an offset")))?;
+    let number = |text: &str| text.parse::<i64>().ok().filter(|n| *n >= 0);
+    let at = number(partition).and_then(|n| i32::try_from(n).ok());
+    let partition = at.ok_or_else(|| malformed(format!("`{partition}` is not a partition")))?;
+    let offset = number(offset).ok_or_else(|| malformed(format!("`{offset}` is not an offset")))?;
     Ok(found.into_iter().map(|s| MinOffset { source: s.name.clone(), partition, offset }).collect())
 }
 
