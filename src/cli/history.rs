@@ -62,7 +62,8 @@ pub(super) fn run(args: &HistoryArgs) -> Outcome {
     let (_, plan) = args.common.plan()?;
     let request = args.request(&plan)?;
     // A missing label file is found before the data directory is touched.
-    File::open(&args.labels).with_context(|| args.labels.display().to_string())?;
+    // (Not opened: a pipe could be read once only.)
+    std::fs::metadata(&args.labels).with_context(|| args.labels.display().to_string())?;
     let reader = args.common.reader(&plan)?;
     Ok(run_history(&reader.offline, &request, args)?)
 }

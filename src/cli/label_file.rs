@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::util::display::array_value_to_string;
@@ -366,7 +366,14 @@ fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<
     if column.is_null(row) {
         return Ok(());
     }
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     match column.data_type() {
+        // Without a list of its nulls: all are.
+        DataType::Null => {}
+        DataType::Float32 => match column.as_primitive::<Float32Type>().value(row) {
+            value if value.is_finite() => line.push_str(&format!("{value:?}")),
+            value => line.push_str(&double(value.into())),
+        },
         DataType::Float64 => line.push_str(&double(column.as_primitive::<Float64Type>().value(row))),
         DataType::Decimal128(_, _) => line.push_str(&column.as_primitive::<Decimal128Type>().value_as_string(row)),
         DataType::Timestamp(unit, _) => line.push_str(&instant(column, *unit, row)),
@@ -374,9 +381,9 @@ fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<
             let date = column.as_primitive::<Date32Type>().value_as_date(row);
             line.push_str(&date.map(|d| d.to_string()).unwrap_or_default());
         }
-        DataType::Binary => {
-            line.push_str(&base64::engine::general_purpose::STANDARD.encode(column.as_binary::<i32>().value(row)));
-        }
+        DataType::Binary => line.push_str(&base64(column.as_binary::<i32>().value(row))),
+        DataType::LargeBinary => line.push_str(&base64(column.as_binary::<i64>().value(row))),
+        DataType::FixedSizeBinary(_) => line.push_str(&base64(column.as_fixed_size_binary().value(row))),
         DataType::Utf8 => put_text(column.as_string::<i32>().value(row), line),
         _ => put_text(&array_value_to_string(column, row)?, line),
     }
@@ -430,7 +437,7 @@ mod tests {
     use super::*;
     use arrow::datatypes::Int8Type;
     use arrow::array::{
-        BooleanArray, Decimal128Array, DictionaryArray, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, LargeBinaryArray, NullArray, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
         TimestampNanosecondArray, TimestampSecondArray,
     };
 
@@ -569,5 +576,10 @@ mod tests {
         check(text("a b"), "a b");
         check(text("a,\"b\"\n"), "\"a,\"\"b\"\"\n\"");
         check(Arc::new(StringArray::from(vec![None::<&str>])), "");
+        check(Arc::new(NullArray::new(1)), "");
+        check(Arc::new(Float32Array::from(vec![0.1])), "0.1");
+        check(Arc::new(Float32Array::from(vec![f32::INFINITY])), "Infinity");
+        check(Arc::new(LargeBinaryArray::from_vec(vec![b"ab"])), "YWI=");
+        check(Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab"].into_iter()).unwrap()), "YWI=");
     }
 }
