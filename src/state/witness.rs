@@ -346,6 +346,26 @@ mod tests {
         }
     }
 
+    /// Whoever made the file may have died before its name was on the disk: then a power loss would take the witness away
+    /// from commits that are there.
+    #[test]
+    fn every_opening_puts_the_name_on_the_disk() {
+        use std::sync::{Arc, Mutex};
+        let dir = tempfile::tempdir().expect("a directory");
+        for _ in 0..2 {
+            let synced = Arc::new(Mutex::new(vec![]));
+            let seen = Arc::clone(&synced);
+            let faults = Faults::hooked(Arc::new(move |step: super::super::faults::Step<'_>| {
+                if let super::super::faults::Step::DirSynced(dir) = step {
+                    seen.lock().expect("no panic").push(dir.to_path_buf());
+                }
+                Ok(())
+            }));
+            WitnessFile::open(dir.path(), faults).expect("made or found");
+            assert_eq!(*synced.lock().expect("no panic"), [dir.path()]);
+        }
+    }
+
     #[test]
     fn files_that_lost_something_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
