@@ -31,7 +31,7 @@ const MANY_STEPS: usize = 300;
 /// One history in so many is compared with the batch engine, too, which takes longer than the history.
 const VERIFIED: u64 = 16;
 /// Histories of a normal test run, and where their seeds begin.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 64;
 const FROM: u64 = 1;
 
 /// Seeds that found something once, and what.
