@@ -47,7 +47,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
 
     // Step 2. GROUP BY and the aggregates: the fold.
     let groups = inputs.groups(aggregation, typed)?;
-    let aggregates = inputs.aggregates(aggregation, typed, window)?;
+    let aggregates = inputs.aggregates(aggregation, typed, groups.len(), window)?;
     let admit = conjunction(rest).map(|e| inputs.condition(&e)).transpose()?;
     let fold = inputs.fold(&groups, aggregates, window, view.resolution)?;
     let Inputs { values, filters, orders, .. } = inputs;

@@ -224,6 +224,7 @@ fn one_zero_and_one_nan() {
     let sql =
         "SELECT u, min(x), max(x), count(DISTINCT x), max(x) FILTER (WHERE x < 1 AND x > -1), sum(x) FROM e GROUP BY u";
     world.check(sql, 1, &["1 1 0.0 NaN 3 0.0 NaN"]);
+    world.check("SELECT x, count(*) FROM e GROUP BY x, e.x, 1", 1, &["0.0 0.0 2", "NaN NaN 2", "inf inf 1"]);
     world.check("SELECT x, count(*) FROM e GROUP BY x", 1, &["0.0 0.0 2", "NaN NaN 2", "inf inf 1"]);
     world.check("SELECT u, count(DISTINCT struct(x, s)) FROM e GROUP BY u", 1, &["1 1 3"]);
 }

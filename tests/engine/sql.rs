@@ -198,6 +198,22 @@ fn equality_with_now_sees_the_grid() {
     check("exact", "2024-01-10T00:05:00Z", [0, 0, 1, 1]);
 }
 
+/// What is grouped by twice groups once.
+#[test]
+fn a_repeated_group_expression_changes_nothing() {
+    let views = "CREATE FEATURE VIEW twice AS SELECT u, s, count(*) AS rows FROM events GROUP BY u, s, u;
+    CREATE FEATURE VIEW by_place AS SELECT u, count(*) AS rows, max(i) AS i FROM events GROUP BY 1, events.u, 1;
+    CREATE FEATURE VIEW constant AS SELECT 'x' AS x, count(*) AS rows FROM events GROUP BY 'x', 'x';";
+    let rows = [
+        r#"{"u":1,"i":5,"s":"a","ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":7,"s":"b","ts":"2024-01-10T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    says(&deployment, "twice", "1,a", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+    says(&deployment, "by_place", "1", "2024-01-11T00:00:00Z", &[r#""rows":2"#, r#""i":7"#]);
+    says(&deployment, "constant", "x", "2024-01-11T00:00:00Z", &[r#""rows":2"#]);
+}
+
 /// Rules 19 and 23: over doubles the real sum, rounded once; over whole numbers null while the sum does not fit.
 #[test]
 fn sums_are_exact() {
