@@ -198,6 +198,20 @@ fn equality_with_now_sees_the_grid() {
     check("exact", "2024-01-10T00:05:00Z", [0, 0, 1, 1]);
 }
 
+/// Rule 22, for errors of any kind: a pattern that is none is an error of another crate than DataFusion.
+#[test]
+fn a_pattern_that_is_none_refuses_its_row() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u, max(regexp_replace('a.b', s, '-')) AS dashed, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW filtered AS SELECT u, count(*) AS rows FROM events WHERE regexp_count('a.b', s) > 0 GROUP BY u;
+    CREATE FEATURE VIEW joined AS SELECT e.u, count(*) AS rows FROM events AS e
+      JOIN names AS t ON t.u = e.u AND regexp_replace('a.b', e.s, '-') <> '' GROUP BY e.u;";
+    let rows = [r#"{"u":1,"s":"[.]","ts":"2024-01-10T00:00:00Z"}"#, r#"{"u":1,"s":"(","ts":"2024-01-10T00:00:00Z"}"#];
+    let deployment = taken_in(views, &rows);
+    says(&deployment, "v", "1", "2024-01-11T00:00:00Z", &[r#""dashed":"a-b""#, r#""rows":1"#]);
+    says(&deployment, "filtered", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+    says(&deployment, "joined", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+}
+
 /// What is grouped by twice groups once.
 #[test]
 fn a_repeated_group_expression_changes_nothing() {
