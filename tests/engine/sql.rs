@@ -212,6 +212,20 @@ fn a_pattern_that_is_none_refuses_its_row() {
     says(&deployment, "joined", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
 }
 
+/// A column keeps its name, also one that has a point in it.
+#[test]
+fn a_column_keeps_its_name() {
+    let stream = "CREATE STREAM points (\"a.b\" TEXT, \"User Id\" BIGINT, ts TIMESTAMP NOT NULL) EVENT TIME ts FROM FILE (path = 'points.jsonl', format = 'jsonl');
+    CREATE FEATURE VIEW v AS SELECT \"a.b\", points.\"User Id\", count(*) AS rows FROM points GROUP BY \"a.b\", \"User Id\";
+    CREATE FEATURE VIEW w AS SELECT points.\"a.b\", max(\"User Id\") AS \"Max.Id\" FROM points GROUP BY \"a.b\";";
+    let row = r#"{"a.b":"p","User Id":7,"ts":"2024-01-10T00:00:00Z"}"#;
+    let deployment = Deployment::new(&[("a.sql", stream), ("./points.jsonl", row)]);
+    let plan = deployment.load().plan;
+    let names = |n: usize| plan.views[n].plan.entity.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!([names(0), names(1)], [vec!["a.b".to_string(), "User Id".to_string()], vec!["a.b".to_string()]]);
+    assert_eq!(plan.views[1].plan.features[0].name, "Max.Id");
+}
+
 /// What is grouped by twice groups once.
 #[test]
 fn a_repeated_group_expression_changes_nothing() {
@@ -290,6 +304,19 @@ fn what_is_refused_is_refused_at_the_word() {
         "SELECT max(x) AS u FROM events GROUP BY u",
         "u FROM",
         "the feature `u` has the name of a column of the entity",
+    );
+    // A feature is asked for by its name, and DataFusion's name for an expression is nobody's.
+    check(
+        "SELECT u, sum(i) FILTER (WHERE s = 'x') FROM events GROUP BY u",
+        "sum",
+        "`sum(i) FILTER (WHERE s = 'x')` has no name",
+    );
+    check("SELECT u, count(*) FROM events GROUP BY u", "count", "give it one with AS");
+    check("SELECT u, lower(s), count(*) AS c FROM events GROUP BY u, lower(s)", "lower", "`lower(s)` has no name");
+    check(
+        "SELECT e.u, count(*) AS c FROM events AS e JOIN names AS t ON t.u = e.i GROUP BY e.u, t.u",
+        "SELECT",
+        "two columns of the entity are named `u`",
     );
     // Intervals have no place among the features.
     check("SELECT u, max(ts - other) AS c FROM events GROUP BY u", "max", "over an interval is not supported");
