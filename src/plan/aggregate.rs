@@ -80,6 +80,11 @@ impl<'a> Inputs<'a> {
                 let help = "group by a column, or by date_part('epoch', a - b)";
                 return refuse_expr(expr, "NULL or an interval in GROUP BY is not supported", help);
             }
+            if group.data_type.is_nested() {
+                let what = if matches!(group.data_type, DataType::List(_)) { "a list" } else { "a struct" };
+                let help = "group by what it is made of, each by itself: tags[1]";
+                return refuse_expr(expr, format!("{what} in GROUP BY is not supported: no key can name it"), help);
+            }
             groups.push((name, group));
         }
         if groups.is_empty() {
@@ -93,12 +98,12 @@ impl<'a> Inputs<'a> {
         &mut self,
         written: &AggregateNode,
         analyzed: &AggregateNode,
+        groups: usize,
         admit: Window,
     ) -> Result<Vec<Aggregate>, LowerError> {
         let mut aggregates = vec![];
         for expr in &written.aggr_expr {
             aggregates.push(self.aggregate(expr, admit).map_err(|e| e.about(expr))?);
-        groups: usize,
         }
         for (n, a) in aggregates.iter().enumerate() {
             let typed = analyzed.schema.field(groups + n);
