@@ -358,6 +358,12 @@ fn messages_say_what_to_write() {
         "put the number into quotes: '5'",
     );
     check("SELECT u, sum(s) AS c FROM events GROUP BY u", "sum", "sum over TEXT is not supported");
+    check("SELECT u, bool_or(i) AS c FROM events GROUP BY u", "bool_or", "compare it with something: bool_or(x > 0)");
+    check(
+        "SELECT u, count(*) FILTER (WHERE ts > now() - INTERVAL '01:30:00') AS c FROM events GROUP BY u",
+        "'01:30:00'",
+        "INTERVAL '1 hour 30 minutes'",
+    );
     check("SELECT u, averge(x) AS c FROM events GROUP BY u", "averge", "write avg(column)");
     check(
         "SELECT u, count_if(x > 1) AS c FROM events GROUP BY u",
