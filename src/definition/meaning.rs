@@ -34,6 +34,8 @@ use datafusion::sql::sqlparser::ast;
 use super::calls::call;
 use super::timestamp;
 use super::types::sql_name;
+use super::constant::refuse_hopeless;
+use super::exact::{aligned, held, within_precision};
 
 /// An expression that is not on the list; travels in [`DataFusionError::External`].
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +65,12 @@ pub(super) fn refuse<T>(message: impl Into<String>, help: impl Into<String>) -> 
 /// # Errors
 /// [`Unlisted`] for what is not on the list; DataFusion's for what has no type.
 pub fn meant(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|e| judge(e, schema))?.data)
+    let meant = expr.transform_up(|e| {
+        let meant = judge(e.clone(), schema)?;
+        refuse_hopeless(&e, schema)?;
+        Ok(meant)
+    })?;
+    Ok(meant.data)
 }
 
 /// An expression, coerced and compiled, whose sums, differences and products say when they do not fit their type.
@@ -154,7 +161,7 @@ pub(super) fn name(data_type: &DataType) -> String {
 }
 
 /// An expression as a person would write it.
-fn shown(expr: &Expr) -> String {
+pub(super) fn shown(expr: &Expr) -> String {
     match expr {
         Expr::Literal(ScalarValue::Utf8(Some(text)), _) => format!("'{text}'"),
         other => other.human_display().to_string(),

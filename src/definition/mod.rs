@@ -12,6 +12,7 @@ mod avro;
 mod calls;
 pub mod check;
 mod clauses;
+mod constant;
 mod dialect;
 mod expressions;
 mod file;

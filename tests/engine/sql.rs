@@ -364,6 +364,14 @@ fn messages_say_what_to_write() {
         "'01:30:00'",
         "INTERVAL '1 hour 30 minutes'",
     );
+    // Constants that are wrong are wrong on every row.
+    check(
+        "SELECT u, max(regexp_replace(s, '(', '')) AS c FROM events GROUP BY u",
+        "regexp_replace",
+        "fails on every row",
+    );
+    check("SELECT u, max(make_date(2020, 13, n)) AS c FROM events GROUP BY u", "make_date", "fails on every row");
+    check("SELECT u, sum(1 / 0) AS c FROM events GROUP BY u", "1 / 0", "fails on every row");
     check("SELECT u, averge(x) AS c FROM events GROUP BY u", "averge", "write avg(column)");
     check(
         "SELECT u, count_if(x > 1) AS c FROM events GROUP BY u",
