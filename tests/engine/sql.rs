@@ -207,6 +207,43 @@ fn a_pattern_that_is_none_refuses_its_row() {
     says(&deployment, "joined", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
 }
 
+/// Dates and times beyond the nanoseconds of 64 bits, decimals beside literals, and decimals that do not fit.
+#[test]
+fn the_whole_calendar_and_every_digit() {
+    let views = "CREATE FEATURE VIEW times AS SELECT u, count(*) AS rows,
+      count(*) FILTER (WHERE ts < day) AS before, count(*) FILTER (WHERE other BETWEEN day AND '9999-12-31') AS between,
+      count(*) FILTER (WHERE CASE other WHEN day THEN true ELSE false END) AS equal, count(*) FILTER (WHERE other IN (day, ts)) AS within,
+      max(date_trunc('week', other)) AS week, max(date_trunc('quarter', other)) AS quarter, min(date_trunc('year', other)) AS year,
+      max(date_bin(INTERVAL '1 week', other)) AS bin, min(date_bin(INTERVAL '7 hours', other, TIMESTAMP '2024-01-01T01:00:00')) AS first_bin,
+      max(other) >= max(day) AS later
+    FROM events GROUP BY u;
+    CREATE FEATURE VIEW decimals AS SELECT u, count(*) FILTER (WHERE d = 0.1) AS tenths, count(*) FILTER (WHERE d IN (0.1, 2)) AS some,
+      count(*) FILTER (WHERE d BETWEEN -0.5 AND 0.5) AS small, sum(d) > 2.05 AS many, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW large AS SELECT u, max(CAST(s AS DECIMAL(38, 0)) + i) AS most, count(*) AS rows FROM events GROUP BY u;";
+    let rows = [
+        r#"{"u":1,"i":1,"d":"0.1","s":"99999999999999999999999999999999999999","day":"9999-12-31","other":"9999-12-31T00:00:00Z","ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":0,"d":"2.00","s":"99999999999999999999999999999999999999","day":"0001-01-01","other":"0001-01-01T05:00:00Z","ts":"2024-01-10T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    let times = [
+        r#""rows":2"#,
+        r#""before":1"#,
+        r#""between":2"#,
+        r#""equal":1"#,
+        r#""within":1"#,
+        r#""week":"9999-12-27T00:00:00.000000Z""#,
+        r#""quarter":"9999-10-01T00:00:00.000000Z""#,
+        r#""year":"0001-01-01T00:00:00.000000Z""#,
+        r#""later":true"#,
+    ];
+    says(&deployment, "times", "1", "2024-01-11T00:00:00Z", &times);
+    let decimals = [r#""tenths":1"#, r#""some":2"#, r#""small":1"#, r#""many":true"#, r#""rows":2"#];
+    says(&deployment, "decimals", "1", "2024-01-11T00:00:00Z", &decimals);
+    let refused = deployment.load().open(&deployment.path("data")).refused();
+    assert_eq!(refused.iter().filter_map(|r| r.2.as_deref()).collect::<Vec<_>>(), ["large"]);
+    says(&deployment, "large", "1", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+}
+
 /// A column keeps its name, also one that has a point in it.
 #[test]
 fn a_column_keeps_its_name() {
@@ -372,6 +409,7 @@ fn messages_say_what_to_write() {
     );
     check("SELECT u, max(make_date(2020, 13, n)) AS c FROM events GROUP BY u", "make_date", "fails on every row");
     check("SELECT u, sum(1 / 0) AS c FROM events GROUP BY u", "1 / 0", "fails on every row");
+    check("SELECT u, count(*) FILTER (WHERE d > x) AS c FROM events GROUP BY u", "d > x", "write CAST(events.d AS DOUBLE)");
     check("SELECT u, averge(x) AS c FROM events GROUP BY u", "averge", "write avg(column)");
     check(
         "SELECT u, count_if(x > 1) AS c FROM events GROUP BY u",
