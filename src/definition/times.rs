@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, DurationMicrosecondType, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike, Months, NaiveDate};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
@@ -66,6 +66,11 @@ impl ScalarUDFImpl for Cut {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        // Asked for once: it is a literal.
+        let field = match &args.args[0] {
+            ColumnarValue::Scalar(ScalarValue::Utf8(Some(field))) => field.to_lowercase(),
+            _ => String::new(),
+        };
         let arrays: Vec<ArrayRef> = args.args.iter().map(|a| a.to_array(args.number_rows)).collect::<Result<_>>()?;
         let times = arrays[1].as_primitive::<TimestampMicrosecondType>();
         let mut cut = Vec::with_capacity(times.len());
@@ -76,7 +81,7 @@ impl ScalarUDFImpl for Cut {
             }
             let time = times.value(n);
             let began = if self.name == TRUNC {
-                beginning(arrays[0].as_string::<i32>().value(n), time)
+                beginning(&field, time)
             } else {
                 let width = arrays[0].as_primitive::<DurationMicrosecondType>().value(n);
                 let origin = arrays.get(2).map_or(0, |a| a.as_primitive::<TimestampMicrosecondType>().value(n));
@@ -107,7 +112,7 @@ const DAY: i64 = 86_400_000_000;
 
 fn beginning(field: &str, time: i64) -> Option<i64> {
     let floor = |unit: i64| time.checked_sub(time.rem_euclid(unit));
-    match field.to_lowercase().as_str() {
+    match field {
         "microsecond" => Some(time),
         "millisecond" => floor(1_000),
         "second" => floor(1_000_000),

@@ -409,7 +409,11 @@ fn messages_say_what_to_write() {
     );
     check("SELECT u, max(make_date(2020, 13, n)) AS c FROM events GROUP BY u", "make_date", "fails on every row");
     check("SELECT u, sum(1 / 0) AS c FROM events GROUP BY u", "1 / 0", "fails on every row");
-    check("SELECT u, count(*) FILTER (WHERE d > x) AS c FROM events GROUP BY u", "d > x", "write CAST(events.d AS DOUBLE)");
+    check(
+        "SELECT u, count(*) FILTER (WHERE d > x) AS c FROM events GROUP BY u",
+        "d > x",
+        "write CAST(events.d AS DOUBLE)",
+    );
     check("SELECT u, averge(x) AS c FROM events GROUP BY u", "averge", "write avg(column)");
     check(
         "SELECT u, count_if(x > 1) AS c FROM events GROUP BY u",
