@@ -79,6 +79,13 @@ impl Walk<'_> {
             }
             None | Some(DuplicateTreatment::All | DuplicateTreatment::Distinct) => {}
         }
+        let star =
+            |arg: &FunctionArg| matches!(arg, FunctionArg::Unnamed(arg) if !matches!(arg, FunctionArgExpr::Expr(_)));
+        if matches!(duplicate_treatment, Some(DuplicateTreatment::Distinct)) && args.iter().any(star) {
+            let at = self.place(at.end, "DISTINCT");
+            let help = "write count(DISTINCT column), or count(DISTINCT struct(a, b)) for several";
+            return self.refuse(at, format!("{name}(DISTINCT *) is not supported"), help);
+        }
         args.iter().for_each(|arg| self.argument(at, name, arg));
         for clause in clauses {
             let word = match clause {

@@ -3,22 +3,24 @@
 //! Invariant: a call that passes gives what `meaning_tests` says: times in microseconds, whole numbers as BIGINT, doubles
 //! with one zero and one NaN. Neighbours: `meaning` judges everything else of an expression.
 
-use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, lit};
 
+use super::exact::WITHIN_PRECISION;
 use super::expressions::FIELDS;
 use super::functions::{calls, unlisted};
 use super::meaning::{Kind, ONE_ZERO, name, one_family, one_zero, refuse};
+use super::times::{BIN, TRUNC, bin, trunc};
 use super::timestamp;
 
 /// A call of a scalar function: its arguments judged, in the form in which it is evaluated.
 pub(super) fn call(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let called = function.func.name().to_string();
     // Ours, from an earlier walk over the same expression.
-    if called == ONE_ZERO {
+    if [ONE_ZERO, WITHIN_PRECISION, BIN, TRUNC].contains(&called.as_str()) {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
     }
     // DataFusion's own, where `plan` has not put ours in its place: it sums whole numbers as doubles.
@@ -52,15 +54,15 @@ fn evaluated(called: &str, mut function: ScalarFunction, schema: &DFSchema) -> R
         let micros = function.args.swap_remove(1).cast_to(&DataType::Int64, schema)?;
         return Ok(Transformed::yes(micros.cast_to(&DataType::Float64, schema)? / lit(1e6)));
     }
-    if called == "date_bin"
-        && let Expr::Literal(ScalarValue::DurationMicrosecond(Some(micros)), _) = &function.args[0]
-    {
-        let nanoseconds = micros.checked_mul(1_000).filter(|n| *n > 0);
-        let Some(nanoseconds) = nanoseconds else {
-            return refuse("date_bin takes a positive interval", "write date_bin(INTERVAL '5 minutes', ts)");
-        };
-        let width = IntervalMonthDayNano { months: 0, days: 0, nanoseconds };
-        function.args[0] = Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(width)), None);
+    if called == "date_bin" {
+        match &function.args[0] {
+            Expr::Literal(ScalarValue::DurationMicrosecond(Some(1..)), _) => {}
+            _ => return refuse("date_bin takes a positive interval", "write date_bin(INTERVAL '5 minutes', ts)"),
+        }
+        return Ok(Transformed::yes(bin(function.args)));
+    }
+    if called == "date_trunc" {
+        return Ok(Transformed::yes(trunc(function.args)));
     }
     let expr = Expr::ScalarFunction(function);
     Ok(match expr.get_type(schema)? {

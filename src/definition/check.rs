@@ -226,7 +226,7 @@ fn named_function(finding: Finding) -> Finding {
 }
 
 /// The message without DataFusion's kinds of error before it.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let mut text = first_line(message);
     for kind in [
         "Error during planning: ",

@@ -49,6 +49,9 @@ pub(super) fn length(text: &str, after: Option<&str>) -> Result<Length, (String,
     if rest.is_empty() {
         return Err(("an empty interval".into(), EXAMPLE.into()));
     }
+    if rest.contains(':') {
+        return Err((format!("'{text}' is not an interval"), "write its units: INTERVAL '1 hour 30 minutes'".into()));
+    }
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && !matches!(c, '-' | '+' | '.')).unwrap_or(rest.len());
         let (number, more) = rest.split_at(end);
@@ -137,6 +140,9 @@ mod tests {
         check("1 huor", ("`huor` is not a unit of time", "did you mean `hour`?"));
         check("5", ("INTERVAL '5' has no unit", "write '5 seconds'"));
         check("1 hour 5", ("INTERVAL '1 hour 5' has no unit", "write '1 hour 5 seconds'"));
+        let units = "write its units: INTERVAL '1 hour 30 minutes'";
+        check("01:30:00", ("'01:30:00' is not an interval", units));
+        check("1 day 01:30", ("'1 day 01:30' is not an interval", units));
         check("hour", ("'hour' is not an interval", EXAMPLE));
         check("", ("an empty interval", EXAMPLE));
         check("0.5 months", ("'0.5 months' is not whole", "an interval is whole months and microseconds"));

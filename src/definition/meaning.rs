@@ -8,6 +8,8 @@
 //!   the other, so that 48 hours would be less than a day.
 //! - TIMESTAMP is microseconds, whatever unit a function counts in.
 //! - Negation is a subtraction, which says when it does not fit; Arrow's own wraps around.
+//! - What is compared is put into one type that holds both sides exactly; see `exact`.
+//! - A computed DECIMAL with more digits than its type is an error. Times are cut by functions of our own; see `times`.
 //! - A DOUBLE that was computed has one zero and one NaN: some kernels tell −0 from 0, and CASE, nullif and ORDER BY
 //!   would not agree with `=`.
 //!
@@ -32,6 +34,8 @@ use datafusion::physical_expr::expressions::BinaryExpr as Calculation;
 use datafusion::sql::sqlparser::ast;
 
 use super::calls::call;
+use super::constant::refuse_hopeless;
+use super::exact::{aligned, held, within_precision};
 use super::timestamp;
 use super::types::sql_name;
 
@@ -63,7 +67,12 @@ pub(super) fn refuse<T>(message: impl Into<String>, help: impl Into<String>) -> 
 /// # Errors
 /// [`Unlisted`] for what is not on the list; DataFusion's for what has no type.
 pub fn meant(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|e| judge(e, schema))?.data)
+    let meant = expr.transform_up(|e| {
+        let meant = judge(e.clone(), schema)?;
+        refuse_hopeless(&e, schema)?;
+        Ok(meant)
+    })?;
+    Ok(meant.data)
 }
 
 /// An expression, coerced and compiled, whose sums, differences and products say when they do not fit their type.
@@ -154,7 +163,7 @@ pub(super) fn name(data_type: &DataType) -> String {
 }
 
 /// An expression as a person would write it.
-fn shown(expr: &Expr) -> String {
+pub(super) fn shown(expr: &Expr) -> String {
     match expr {
         Expr::Literal(ScalarValue::Utf8(Some(text)), _) => format!("'{text}'"),
         other => other.human_display().to_string(),
@@ -180,12 +189,14 @@ fn judge(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         | Expr::IsNotFalse(e)
         | Expr::IsNotUnknown(e) => condition(e, schema)?,
         Expr::BinaryExpr(binary) => return operation(binary.clone(), schema),
-        Expr::Between(Between { expr: e, negated: _, low, high }) => {
-            comparable(e, low, schema)?;
-            comparable(e, high, schema)?;
+        Expr::Between(Between { expr: e, negated, low, high }) => {
+            let [e, low, high] = compared([e.as_ref(), low, high], schema)?;
+            let [e, low, high] = [e, low, high].map(Box::new);
+            return Ok(Transformed::yes(Expr::Between(Between { expr: e, negated: *negated, low, high })));
         }
-        Expr::InList(InList { expr: e, list, negated: _ }) => {
-            list.iter().try_for_each(|item| comparable(e, item, schema))?;
+        Expr::InList(InList { expr: e, list, negated }) => {
+            let (e, list) = compared_with(e, list.iter(), schema)?;
+            return Ok(Transformed::yes(Expr::InList(InList { expr: Box::new(e), list, negated: *negated })));
         }
         Expr::Like(Like { negated: _, expr: e, pattern, escape_char, case_insensitive: _ }) => {
             if escape_char.is_some() {
@@ -203,7 +214,7 @@ fn judge(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             return refuse("SIMILAR TO is not supported", "write LIKE, or regexp_like(text, '^(pattern)$')");
         }
         Expr::Negative(e) => return negated(e, schema),
-        Expr::Case(case) => branches(case, schema)?,
+        Expr::Case(case) => return branches(case, schema),
         Expr::Cast(Cast { expr: e, field }) => return cast(&expr, e, field.data_type(), schema),
         Expr::TryCast(TryCast { expr: e, field }) => return cast(&expr, e, field.data_type(), schema),
         Expr::ScalarFunction(function) => return call(function.clone(), schema),
@@ -250,7 +261,8 @@ fn operation(binary: BinaryExpr, schema: &DFSchema) -> Result<Transformed<Expr>>
     let BinaryExpr { left, op, right } = &binary;
     match op {
         Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq | Op::IsDistinctFrom | Op::IsNotDistinctFrom => {
-            comparable(left, right, schema)?;
+            let [left, right] = compared([left.as_ref(), right], schema)?.map(Box::new);
+            return Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: *op, right })));
         }
         Op::And | Op::Or => {
             condition(left, schema)?;
@@ -259,10 +271,10 @@ fn operation(binary: BinaryExpr, schema: &DFSchema) -> Result<Transformed<Expr>>
         Op::Plus | Op::Minus | Op::Multiply | Op::Divide | Op::Modulo => {
             arithmetic(&binary, schema)?;
             let expr = Expr::BinaryExpr(binary);
-            return Ok(if expr.get_type(schema)? == DataType::Float64 {
-                Transformed::yes(one_zero(expr))
-            } else {
-                Transformed::no(expr)
+            return Ok(match expr.get_type(schema)? {
+                DataType::Float64 => Transformed::yes(one_zero(expr)),
+                DataType::Decimal128(_, _) => Transformed::yes(within_precision(expr)),
+                _ => Transformed::no(expr),
             });
         }
         Op::StringConcat => {
@@ -277,6 +289,28 @@ fn operation(binary: BinaryExpr, schema: &DFSchema) -> Result<Transformed<Expr>>
         other => return refuse(format!("the operator {other} is not supported"), "use comparisons and functions"),
     }
     Ok(Transformed::no(Expr::BinaryExpr(binary)))
+}
+
+/// What is compared with the first of them, each judged, in the form in which it is.
+fn compared<const N: usize>(sides: [&Expr; N], schema: &DFSchema) -> Result<[Expr; N]> {
+    let (first, rest) = compared_with(sides[0], sides[1..].iter().copied(), schema)?;
+    let all: Vec<Expr> = std::iter::once(first).chain(rest).collect();
+    Ok(all.try_into().expect("as many come out as went in"))
+}
+
+fn compared_with<'a>(
+    first: &Expr,
+    rest: impl Iterator<Item = &'a Expr>,
+    schema: &DFSchema,
+) -> Result<(Expr, Vec<Expr>)> {
+    let mut sides = vec![first.clone()];
+    for side in rest {
+        comparable(first, side, schema)?;
+        sides.push(side.clone());
+    }
+    let mut sides = aligned(sides, schema)?;
+    let first = sides.remove(0);
+    Ok((first, sides))
 }
 
 /// May both sides be compared?
@@ -369,17 +403,20 @@ fn negated(e: &Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 }
 
 /// All results of a CASE are of one family, and so is what is compared.
-fn branches(case: &Case, schema: &DFSchema) -> Result<()> {
+fn branches(case: &Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Case { expr, when_then_expr, else_expr } = case;
-    for (when, _) in when_then_expr {
-        match expr {
-            Some(e) => comparable(e, when, schema)?,
-            None => condition(when, schema)?,
-        }
-    }
     let results: Vec<&Expr> =
         when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(else_expr.as_deref()).collect();
-    one_family("CASE", &results, schema)
+    one_family("CASE", &results, schema)?;
+    let Some(operand) = expr else {
+        when_then_expr.iter().try_for_each(|(when, _)| condition(when, schema))?;
+        return Ok(Transformed::no(Expr::Case(case.clone())));
+    };
+    let (operand, whens) = compared_with(operand, when_then_expr.iter().map(|(when, _)| when.as_ref()), schema)?;
+    let thens = when_then_expr.iter().map(|(_, then)| then.clone());
+    let when_then_expr = whens.into_iter().map(Box::new).zip(thens).collect();
+    let case = Case { expr: Some(Box::new(operand)), when_then_expr, else_expr: else_expr.clone() };
+    Ok(Transformed::yes(Expr::Case(case)))
 }
 
 pub(super) fn one_family(what: &str, exprs: &[&Expr], schema: &DFSchema) -> Result<()> {
@@ -409,7 +446,7 @@ pub(super) fn one_family(what: &str, exprs: &[&Expr], schema: &DFSchema) -> Resu
             None => seen = Some((expr, data_type)),
         }
     }
-    Ok(())
+    held(exprs, schema)
 }
 
 fn cast(whole: &Expr, e: &Expr, to: &DataType, schema: &DFSchema) -> Result<Transformed<Expr>> {

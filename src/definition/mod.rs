@@ -12,7 +12,9 @@ mod avro;
 mod calls;
 pub mod check;
 mod clauses;
+mod constant;
 mod dialect;
+mod exact;
 mod expressions;
 mod file;
 mod functions;
@@ -35,6 +37,7 @@ mod statement;
 mod substitute;
 #[cfg(test)]
 mod tests;
+mod times;
 mod types;
 mod view;
 

@@ -8,25 +8,50 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, Query, Value, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, Expr, Function, Ident, Query, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 /// Functions that may stand twice, over arguments that are named alike.
-const AGGREGATES: [&str; 14] = [
+const AGGREGATES: [&str; 16] = [
     "count",
     "sum",
     "avg",
+    "mean",
     "min",
     "max",
     "first_value",
     "last_value",
     "var",
     "var_samp",
+    "var_sample",
     "stddev",
     "stddev_samp",
     "bool_and",
     "bool_or",
     "array_agg",
+];
+
+/// Other names of functions, and those by which DataFusion knows them.
+const ALIASES: [(&str, &str); 19] = [
+    ("mean", "avg"),
+    ("var_samp", "var"),
+    ("var_sample", "var"),
+    ("stddev_samp", "stddev"),
+    ("trim", "btrim"),
+    ("pow", "power"),
+    ("ifnull", "nvl"),
+    ("length", "character_length"),
+    ("char_length", "character_length"),
+    ("instr", "strpos"),
+    ("position", "strpos"),
+    ("substring", "substr"),
+    ("datepart", "date_part"),
+    ("datetrunc", "date_trunc"),
+    ("list_sum", "array_sum"),
+    ("array_contains", "array_has"),
+    ("list_contains", "array_has"),
+    ("list_has", "array_has"),
+    ("current_timestamp", "now"),
 ];
 
 /// Rewrites a query.
@@ -57,13 +82,31 @@ fn named(function: &Function) -> String {
     impl VisitorMut for Bare {
         type Break = ();
         fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            if let Expr::Nested(inner) | Expr::Cast { expr: inner, .. } = expr {
-                *expr = inner.as_ref().clone();
+            let called = |text: String| Expr::Identifier(Ident::new(text));
+            match expr {
+                Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => *expr = inner.as_ref().clone(),
+                Expr::Function(function) => rename(function),
+                // The forms with words inside their parentheses are calls like any other.
+                Expr::Trim { expr: inner, trim_where: None, trim_what: None, trim_characters: None } => {
+                    *expr = called(format!("btrim({inner})"));
+                }
+                Expr::Substring { expr: inner, substring_from: Some(from), substring_for, .. } => {
+                    let length = substring_for.as_ref().map_or(String::new(), |l| format!(", {l}"));
+                    *expr = called(format!("substr({inner}, {from}{length})"));
+                }
+                Expr::Position { expr: part, r#in } => *expr = called(format!("strpos({}, {part})", r#in)),
+                _ => {}
             }
             ControlFlow::Continue(())
         }
     }
+    fn rename(function: &mut Function) {
+        if let Some((_, known)) = ALIASES.iter().find(|(alias, _)| *alias == name(function)) {
+            function.name = Ident::new(*known).into();
+        }
+    }
     let mut function = function.clone();
+    rename(&mut function);
     let _: ControlFlow<()> = VisitMut::visit(&mut function, &mut Bare);
     // Quotes are left out as well.
     function.to_string().to_lowercase().replace(['\'', '"'], "")
@@ -121,6 +164,17 @@ mod tests {
         };
         let check = |list: &str, want: &str| assert_eq!(text(list), format!("SELECT g, {want} FROM s GROUP BY g"));
         check("sum(p), sum(p)", "sum(p), sum(p)");
+        check("avg(p), mean(CAST(p AS INT))", "avg(p), mean(CAST(p AS INT)) FILTER (WHERE 1 = 1)");
+        check("avg(p), mean(p)", "avg(p), mean(p) FILTER (WHERE 1 = 1)");
+        check("var(p), var_sample(CAST(p AS INT))", "var(p), var_sample(CAST(p AS INT)) FILTER (WHERE 1 = 1)");
+        check(
+            "max(trim(t)), max(btrim(CAST(t AS TEXT)))",
+            "max(TRIM(t)), max(btrim(CAST(t AS TEXT))) FILTER (WHERE 1 = 1)",
+        );
+        check(
+            "sum(pow(p, 2)), sum(power(CAST(p AS INT), 2))",
+            "sum(pow(p, 2)), sum(power(CAST(p AS INT), 2)) FILTER (WHERE 1 = 1)",
+        );
         check("sum(p), sum(CAST(p AS DOUBLE))", "sum(p), sum(CAST(p AS DOUBLE)) FILTER (WHERE 1 = 1)");
         check(
             "sum(a - b - c), sum(a - (b - c)) FILTER (WHERE x), sum(a - b - c) FILTER (WHERE (x))",

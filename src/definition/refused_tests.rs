@@ -125,6 +125,7 @@ fn expressions_and_functions() {
     select("abs(DISTINCT x)", "DISTINCT", "DISTINCT in abs is not supported");
     select("last_value(x ORDER BY ts LIMIT 1)", "LIMIT", "LIMIT in last_value is not supported");
     select("sum(*)", "sum", "sum(*) is not supported");
+    select("count(DISTINCT *)", "DISTINCT", "count(DISTINCT *) is not supported");
     select("count(s.*)", "count", "count(table.*) is not supported");
     select("count(* EXCLUDE x)", "*", "* with a clause after it is not supported");
     select("round(x => 1)", "x", "a named argument is not supported");

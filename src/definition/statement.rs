@@ -256,12 +256,20 @@ impl Cursor {
         let start = self.here().start;
         let data_type = self.parser.parse_data_type()?;
         let mut column = ColumnClause { name, data_type, type_span: self.since(start), not_null: false };
+        let mut said = None;
         loop {
             let start = self.here().start;
-            if self.parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
-                column.not_null = true;
-            } else if self.parser.parse_keyword(Keyword::NULL) {
-                // Columns may be null unless they say otherwise.
+            let not_null = self.parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]);
+            // Columns may be null unless they say otherwise.
+            if not_null || self.parser.parse_keyword(Keyword::NULL) {
+                if said.replace(not_null).is_some_and(|before| before != not_null) {
+                    return Err(Fault::Refused {
+                        span: self.since(start),
+                        message: "a column is NULL or NOT NULL, not both".into(),
+                        help: "leave one of them".into(),
+                    });
+                }
+                column.not_null = not_null;
             } else if self.after() == Token::LParen && self.word("CHECK") {
                 source.checks.push(self.check()?);
             } else if self.word("PRIMARY") {

@@ -263,6 +263,7 @@ fn explains_syntax_errors() {
         "CREATE FEATURE VIEW v AS SELECT a FORM clicks GROUP BY a;",
         &["a:1:40 expected end of statement, found `clicks` | did you mean FROM instead of `FORM`?"],
     );
+    check("CREATE STREAM s (a INT NOT NULL NULL)", &["a:1:33 a column is NULL or NOT NULL, not both | leave…"]);
     check("CREATE FEATURE VIEW v AS SELECT count(*) FILTER (WHRE x) FROM c", &["a:1:55 expected…"]);
     check(
         &format!("{}CREATE FEATURE VIEW v AS SELECT count(*) AS n FROM clicks\nCREATE FEATURE SERVICE s AS v;", CLICKS),

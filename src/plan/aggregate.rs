@@ -59,7 +59,7 @@ impl<'a> Inputs<'a> {
         Ok((window, rest))
     }
 
-    /// What groups, each with its name.
+    /// What groups, each with its name. An expression that is repeated groups once, as in the aggregation's schema.
     pub(super) fn groups(
         &self,
         written: &AggregateNode,
@@ -67,15 +67,23 @@ impl<'a> Inputs<'a> {
     ) -> Result<Vec<(String, Compiled)>, LowerError> {
         let mut groups = vec![];
         for (n, expr) in written.group_expr.iter().enumerate() {
+            if written.group_expr[..n].contains(expr) {
+                continue;
+            }
             if mentions_now(expr) {
                 let help = "compare it with the event time in WHERE or FILTER";
                 return refuse_expr(expr, "now() may not stand in GROUP BY", help);
             }
-            let name = analyzed.schema.field(n).name().clone();
+            let name = analyzed.schema.field(groups.len()).name().clone();
             let group = compile(expr, self.schema)?;
             if matches!(group.data_type, DataType::Null | DataType::Duration(_) | DataType::Interval(_)) {
                 let help = "group by a column, or by date_part('epoch', a - b)";
                 return refuse_expr(expr, "NULL or an interval in GROUP BY is not supported", help);
+            }
+            if group.data_type.is_nested() {
+                let what = if matches!(group.data_type, DataType::List(_)) { "a list" } else { "a struct" };
+                let help = "group by what it is made of, each by itself: tags[1]";
+                return refuse_expr(expr, format!("{what} in GROUP BY is not supported: no key can name it"), help);
             }
             groups.push((name, group));
         }
@@ -85,11 +93,12 @@ impl<'a> Inputs<'a> {
         Ok(groups)
     }
 
-    /// The aggregates, each within the window of `WHERE`.
+    /// The aggregates, each within the window of `WHERE`; `groups`: how many columns stand before them.
     pub(super) fn aggregates(
         &mut self,
         written: &AggregateNode,
         analyzed: &AggregateNode,
+        groups: usize,
         admit: Window,
     ) -> Result<Vec<Aggregate>, LowerError> {
         let mut aggregates = vec![];
@@ -97,7 +106,7 @@ impl<'a> Inputs<'a> {
             aggregates.push(self.aggregate(expr, admit).map_err(|e| e.about(expr))?);
         }
         for (n, a) in aggregates.iter().enumerate() {
-            let typed = analyzed.schema.field(written.group_expr.len() + n);
+            let typed = analyzed.schema.field(groups + n);
             if ours(typed.data_type()) != a.result {
                 let message = format!("`{}` has the type {}", typed.name(), typed.data_type());
                 return refuse(message, format!("cast its argument so that the result is {}", a.result));

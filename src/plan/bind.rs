@@ -321,7 +321,10 @@ pub fn diagnose(
     } else if let Some((name, of)) = blamed.as_ref().and_then(|(e, _)| catalog.aggregated(query, e)) {
         // DataFusion lists every signature that it has.
         message = format!("{name} over {} is not supported", sql_name(&of));
-        help = Some("cast it to BIGINT, DOUBLE or DECIMAL".to_string());
+        help = Some(match name.as_str() {
+            "bool_and" | "bool_or" => format!("compare it with something: {name}(x > 0)"),
+            _ => "cast it to BIGINT, DOUBLE or DECIMAL".to_string(),
+        });
     }
     let mut span = blamed.as_ref().map(|(e, _)| place(file, e.span()));
     if let Some(d) = error.diagnostic() {

@@ -42,9 +42,11 @@ pub(super) fn outputs(
     let schema = DFSchema::new_with_metadata(fields, Default::default())?;
     let mut outputs: Vec<Feature> = vec![];
     for (n, expr) in projection.iter().enumerate() {
-        let name = expr.schema_name().to_string();
-        let name =
-            name.rsplit_once('.').filter(|_| matches!(expr, Expr::Column(_))).map_or(name.clone(), |(_, n)| n.into());
+        // A column keeps its own name, whatever characters it has; `lower` has refused what has none.
+        let name = match expr {
+            Expr::Column(column) => column.name.clone(),
+            other => other.schema_name().to_string(),
+        };
         let inner = expr.clone().unalias_nested().data;
         let (output, data_type) = match &inner {
             Expr::Column(c) => match schema.index_of_column(c)? {
@@ -68,6 +70,12 @@ pub(super) fn outputs(
         outputs.push(Feature { name, data_type, output });
     }
     let entity = entity(view, groups, &outputs)?;
+    for (n, (name, _)) in entity.iter().enumerate() {
+        if entity[..n].iter().any(|(other, _)| other == name) {
+            let help = "SELECT them, each with its own name after AS";
+            return refuse(format!("two columns of the entity are named `{name}`"), help);
+        }
+    }
     let names = |f: &Feature, g: usize| entity.iter().any(|(name, e)| *e == g && *name == f.name);
     let clash = |f: &Feature| {
         entity.iter().any(|(name, e)| *name == f.name && !matches!(f.output, Output::Group(g) if g == *e))

@@ -13,7 +13,7 @@ use arrow::datatypes::{Fields, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Aggregate as AggregateNode, Expr, LogicalPlan, Volatility};
-use datafusion::sql::sqlparser::ast::{Query, SelectItem, SetExpr, visit_relations};
+use datafusion::sql::sqlparser::ast::{self, Query, SelectItem, SetExpr, visit_relations};
 
 use super::aggregate::{Inputs, kept};
 use super::bind::Catalog;
@@ -47,12 +47,13 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
 
     // Step 2. GROUP BY and the aggregates: the fold.
     let groups = inputs.groups(aggregation, typed)?;
-    let aggregates = inputs.aggregates(aggregation, typed, window)?;
+    let aggregates = inputs.aggregates(aggregation, typed, groups.len(), window)?;
     let admit = conjunction(rest).map(|e| inputs.condition(&e)).transpose()?;
     let fold = inputs.fold(&groups, aggregates, window, view.resolution)?;
     let Inputs { values, filters, orders, .. } = inputs;
 
     // Step 3. SELECT: the entity and the features.
+    refuse_nameless(&view.query)?;
     let joins = row.joins(&schema)?;
     let (entity, features) = outputs(view, &groups, &fold, typed, projection)?;
     let fields: Fields = schema.fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<_>>().into();
@@ -111,6 +112,23 @@ fn refuse_twins(query: &Query) -> Result<(), LowerError> {
             return refuse_output(n, format!("two columns are named `{name}`"), "give each its own name with AS");
         }
         seen.push(name);
+    }
+    Ok(())
+}
+
+/// A column that is neither named nor a column of a source: a feature is asked for by its name, and DataFusion's own name for
+/// an expression changes with its versions.
+fn refuse_nameless(query: &Query) -> Result<(), LowerError> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    for (n, item) in select.projection.iter().enumerate() {
+        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        let mut inner = expr;
+        while let ast::Expr::Nested(nested) = inner {
+            inner = nested;
+        }
+        if !matches!(inner, ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_)) {
+            return refuse_output(n, format!("`{expr}` has no name"), "give it one with AS");
+        }
     }
     Ok(())
 }

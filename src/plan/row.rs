@@ -172,6 +172,17 @@ impl<'a> Row<'a> {
                 if self.relations.len() != before + 1 {
                     return refuse("a join in parentheses is not supported yet", "join one table after another");
                 }
+                for (l, r) in &join.on {
+                    let (a, b) = (l.get_type(join.left.schema())?, r.get_type(join.right.schema())?);
+                    let numbers = a.is_numeric() && b.is_numeric() && !a.is_decimal() && !b.is_decimal();
+                    if a != b && !numbers {
+                        let message = format!("USING compares {} with {}", sql_name(&a), sql_name(&b));
+                        return refuse(
+                            message,
+                            format!("write ON, with a CAST: ON {l} = CAST({r} AS {})", sql_name(&a)),
+                        );
+                    }
+                }
                 let mut conditions: Vec<Expr> = join.on.iter().map(|(l, r)| l.clone().eq(r.clone())).collect();
                 if let Some(filter) = &join.filter {
                     conditions.extend(split_conjunction(filter).into_iter().cloned());
@@ -322,8 +333,13 @@ fn common_type((l, left): (&Expr, &DFSchema), (r, right): (&Expr, &DFSchema)) ->
         let message = format!("{} and {} cannot be compared", sql_name(&a), sql_name(&b));
         return refuse(message, "cast one side of the ON equality");
     }
-    let Some(common) = comparison_coercion(&a, &b) else {
-        return refuse(format!("{a} and {b} cannot be compared"), "cast one side of the ON equality");
+    let common = match (&a, &b) {
+        // Not DataFusion's nanoseconds, which end in 2262.
+        (DataType::Timestamp(_, _), DataType::Date32) | (DataType::Date32, DataType::Timestamp(_, _)) => timestamp(),
+        _ => match comparison_coercion(&a, &b) {
+            Some(common) => common,
+            None => return refuse(format!("{a} and {b} cannot be compared"), "cast one side of the ON equality"),
+        },
     };
     Ok((l.clone().cast_to(&common, left)?, r.clone().cast_to(&common, right)?))
 }

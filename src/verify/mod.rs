@@ -15,6 +15,7 @@ pub mod recompute;
 mod compare;
 mod expected;
 mod histories;
+mod oracle_exact;
 mod oracle_facts;
 mod oracle_functions;
 mod oracle_join;

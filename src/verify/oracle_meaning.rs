@@ -1,5 +1,5 @@
 //! The oracle's reading of scalar expressions, where DataFusion's own would not be SQL's: lengths of time, times in other
-//! units than microseconds, negation, and the zeros and NaNs of doubles.
+//! units than microseconds, negation, the zeros and NaNs of doubles, and what `oracle_exact` has.
 //!
 //! Arrow compares intervals field by field, so that 48 hours are less than a day: here they are compared as whole numbers
 //! of microseconds. A negated integer may not fit: here it is a subtraction, which `recompute` checks. A double that was
@@ -16,7 +16,7 @@ use arrow::datatypes::{
     DataType, DurationMicrosecondType, Field, FieldRef, Float64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
 };
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
+use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::expr::{Case, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::TypePlanner;
@@ -26,6 +26,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast;
 
+use super::oracle_exact::{Own, meet};
 use crate::definition::timestamp;
 
 /// A plan whose expressions mean what SQL says.
@@ -47,24 +48,33 @@ pub(super) fn read(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn reading(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let expr = match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
-            let (left, right) = (counted(*left, schema)?, counted(*right, schema)?);
-            Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+            let mut sides = compared(vec![*left, *right], schema)?;
+            let right = Box::new(sides.remove(1));
+            Expr::BinaryExpr(BinaryExpr::new(Box::new(sides.remove(0)), op, right))
         }
         Expr::Between(mut between) => {
-            for side in [&mut between.expr, &mut between.low, &mut between.high] {
-                **side = counted(std::mem::take(side), schema)?;
+            let mut sides = [&mut between.expr, &mut between.low, &mut between.high];
+            let taken = sides.iter_mut().map(|side| std::mem::take(side.as_mut())).collect();
+            for (side, read) in sides.into_iter().zip(compared(taken, schema)?) {
+                **side = read;
             }
             Expr::Between(between)
         }
         Expr::InList(mut list) => {
-            *list.expr = counted(*list.expr, schema)?;
-            list.list = list.list.into_iter().map(|e| counted(e, schema)).collect::<Result<_>>()?;
+            let mut sides = compared(std::iter::once(*list.expr).chain(list.list).collect(), schema)?;
+            list.expr = Box::new(sides.remove(0));
+            list.list = sides;
             Expr::InList(list)
         }
         Expr::Case(Case { expr: Some(operand), when_then_expr, else_expr }) => {
-            let whens = when_then_expr.into_iter().map(|(when, then)| Ok((Box::new(counted(*when, schema)?), then)));
-            let when_then_expr = whens.collect::<Result<_>>()?;
-            Expr::Case(Case { expr: Some(Box::new(counted(*operand, schema)?)), when_then_expr, else_expr })
+            let (whens, thens): (Vec<_>, Vec<_>) = when_then_expr.into_iter().map(|(when, then)| (*when, then)).unzip();
+            let mut sides = compared(std::iter::once(*operand).chain(whens).collect(), schema)?;
+            let operand = Some(Box::new(sides.remove(0)));
+            Expr::Case(Case {
+                expr: operand,
+                when_then_expr: sides.into_iter().map(Box::new).zip(thens).collect(),
+                else_expr,
+            })
         }
         Expr::Negative(e) => opposite(*e, schema)?,
         // DataFusion cuts the seconds of a length of time.
@@ -72,7 +82,17 @@ fn reading(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let micros = counted(f.args.swap_remove(1), schema)?;
             micros.cast_to(&DataType::Float64, schema)? / lit(1_000_000.0)
         }
-        Expr::ScalarFunction(mut f) if f.func.name() != "date_bin" => {
+        Expr::ScalarFunction(f) if ["date_bin", "date_trunc"].contains(&f.func.name()) => {
+            let own = if f.func.name() == "date_bin" { Own::Bin } else { Own::Trunc };
+            let mut args = f.args.into_iter();
+            let mut cut =
+                args.next().map_or(Ok(vec![]), |first| Ok::<_, DataFusionError>(vec![length(first, schema)?]))?;
+            for time in args {
+                cut.push(time.cast_to(&timestamp(), schema)?);
+            }
+            own.of(cut)
+        }
+        Expr::ScalarFunction(mut f) => {
             f.args = f.args.into_iter().map(|e| length(e, schema)).collect::<Result<_>>()?;
             Expr::ScalarFunction(f)
         }
@@ -88,6 +108,11 @@ fn compares(op: Operator) -> bool {
 
 fn is_length(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Interval(IntervalUnit::MonthDayNano) | DataType::Duration(_))
+}
+
+/// What is compared with each other, so that it can be.
+fn compared(sides: Vec<Expr>, schema: &DFSchema) -> Result<Vec<Expr>> {
+    meet(sides.into_iter().map(|e| counted(e, schema)).collect::<Result<_>>()?, schema)
 }
 
 /// A length of time as its microseconds; anything else as it is.
@@ -125,6 +150,7 @@ fn settled(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     }
     Ok(match expr.get_type(schema)? {
         DataType::Float64 => Plain::of(expr),
+        DataType::Decimal128(_, _) if matches!(expr, Binary(_)) => Own::Decimal.of(vec![expr]),
         DataType::Timestamp(TimeUnit::Microsecond, None) => expr,
         DataType::Timestamp(_, _) => expr.cast_to(&timestamp(), schema)?,
         DataType::UInt32 | DataType::UInt64 => expr.cast_to(&DataType::Int64, schema)?,

@@ -106,7 +106,13 @@ pub(super) fn take_apart(
     find_scans(&input, definitions, &mut scans)?;
     let first = one_stream(&scans)?;
     let position = position(&input, &scans[first].0);
-    let groups = group_expr.into_iter().map(|e| e.unalias_nested().data).collect();
+    // The schema has an expression that is written twice once.
+    let mut groups: Vec<Expr> = vec![];
+    for (n, expr) in group_expr.iter().enumerate() {
+        if !group_expr[..n].contains(expr) {
+            groups.push(expr.clone().unalias_nested().data);
+        }
+    }
     let mut shape =
         Shape { input, filter: conditions(wheres), groups, aggregates, schema, having, select, position, scans };
     if let Some(grid) = resolution {

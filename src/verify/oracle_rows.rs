@@ -127,7 +127,7 @@ fn encode(columns: &[ArrayRef], options: SortOptions) -> Result<Rows, ArrowError
 /// An expression's value on every row, with null where it fails; and the rows where it fails.
 ///
 /// # Errors
-/// What is not about a row's values, as an expression that cannot be run at all.
+/// What is not about a row's values, as memory that is not there.
 pub(super) fn evaluate(
     expr: &dyn PhysicalExpr,
     batch: &RecordBatch,
@@ -174,14 +174,18 @@ fn evaluate_range(
     Ok(())
 }
 
-/// Is it an overflow, a division by zero, a cast that does not fit: an error of the values, not of the query?
+/// Is it an overflow, a division by zero, a pattern that is none: an error of the values, not of the machine?
+///
+/// Functions report what they cannot do with a value in every way there is, also as an error of a crate that DataFusion
+/// does not know. So whatever an expression fails with is about its row (rule 22), but for memory and files, which have
+/// nothing to do with it.
 pub(super) fn is_about_values(error: &DataFusionError) -> bool {
     match error.find_root() {
-        DataFusionError::Execution(_) => true,
-        DataFusionError::ArrowError(e, _) => {
-            !matches!(**e, ArrowError::NotYetImplemented(_) | ArrowError::SchemaError(_) | ArrowError::MemoryError(_))
+        DataFusionError::ArrowError(e, _) => !matches!(**e, ArrowError::MemoryError(_) | ArrowError::IoError(_, _)),
+        DataFusionError::ResourcesExhausted(_) | DataFusionError::IoError(_) | DataFusionError::ExecutionJoin(_) => {
+            false
         }
-        _ => false,
+        _ => true,
     }
 }
 
