@@ -17,8 +17,8 @@ use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::util::display::array_value_to_string;
 use base64::Engine as _;
@@ -86,7 +86,8 @@ impl LabelReader {
                 }
                 let groups = builder.metadata().row_groups().iter();
                 let codecs = groups.flat_map(|g| g.columns().iter().map(|c| c.compression()));
-                if let Some(codec) = codecs.into_iter().find(|c| matches!(c, Compression::BROTLI(_) | Compression::LZO)) {
+                if let Some(codec) = codecs.into_iter().find(|c| matches!(c, Compression::BROTLI(_) | Compression::LZO))
+                {
                     bail!("{shown}: it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
                 }
                 let schema = Arc::clone(builder.schema());
@@ -435,11 +436,12 @@ fn put_text(text: &str, line: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::datatypes::Int8Type;
     use arrow::array::{
-        BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, LargeBinaryArray, NullArray, Float64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, Float64Array,
+        LargeBinaryArray, NullArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
         TimestampNanosecondArray, TimestampSecondArray,
     };
+    use arrow::datatypes::Int8Type;
 
     /// The columns' names, the cells row by row, and the records as they stand.
     type Read = (Vec<String>, Vec<Vec<Option<String>>>, Vec<String>);
@@ -467,7 +469,9 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("id", ids)]).expect("one column");
         let zstd = Compression::ZSTD(ZstdLevel::default());
         let gzip = Compression::GZIP(parquet::basic::GzipLevel::default());
-        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW, zstd] {
+        for codec in
+            [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW, zstd]
+        {
             let properties = WriterProperties::builder().set_compression(codec).build();
             let file = File::create(&path).expect("made");
             let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
@@ -487,7 +491,8 @@ mod tests {
             let values: DictionaryArray<Int8Type> = values.iter().map(String::as_str).collect();
             RecordBatch::try_from_iter([("id", Arc::new(values) as ArrayRef)]).expect("one column")
         };
-        let mut writer = ArrowWriter::try_new(File::create(&path).expect("made"), part(0).schema(), None).expect("a writer");
+        let mut writer =
+            ArrowWriter::try_new(File::create(&path).expect("made"), part(0).schema(), None).expect("a writer");
         for from in [0, 100, 200] {
             writer.write(&part(from)).expect("written");
             writer.flush().expect("a part of its own");

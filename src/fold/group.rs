@@ -390,7 +390,12 @@ impl Group {
         let waiting: usize = self.waiting.iter().map(|w| 64 + w.words.len() * 8 + w.heap.len()).sum();
         let totals: usize = self.totals.iter().map(|t| size_of::<Total>() + t.heap_bytes()).sum();
         let latest: usize = self.latest.iter().map(Latest::memory).sum();
-        size_of::<Group>() + self.chunks.iter().map(Chunk::memory).sum::<usize>() + totals + waiting + latest + 16 * self.announced.len()
+        size_of::<Group>()
+            + self.chunks.iter().map(Chunk::memory).sum::<usize>()
+            + totals
+            + waiting
+            + latest
+            + 16 * self.announced.len()
     }
 }
 

@@ -10,7 +10,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-
 use super::segment::{Asked, SegmentRows};
 use super::{Offline, OfflineError};
 use crate::event::up_to;

@@ -71,9 +71,7 @@ impl Contract {
         let length = || match text.trim() {
             // Of nothing the unit does not matter.
             "0" => Ok(0),
-            text => {
-                parse_duration(text).ok_or_else(|| malformed("write a duration, as in '500 ms' or '2 seconds'"))
-            }
+            text => parse_duration(text).ok_or_else(|| malformed("write a duration, as in '500 ms' or '2 seconds'")),
         };
         let is_there = match name {
             "epoch" => self.stamp.epoch.is_some(),

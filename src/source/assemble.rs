@@ -247,7 +247,9 @@ impl Rules {
                     reasons.entry(row).or_insert_with(|| "event_time: there is none".into());
                 }
             }
-            for (row, at) in (0..).zip(values.values()).filter(|(row, at)| values.is_valid(*row) && !is_of_calendar(**at)) {
+            for (row, at) in
+                (0..).zip(values.values()).filter(|(row, at)| values.is_valid(*row) && !is_of_calendar(**at))
+            {
                 reasons.entry(row).or_insert_with(|| not_of_calendar(*at));
             }
             event = Some(values);

@@ -181,7 +181,11 @@ fn epochs_begin_above_all_that_may_have_been_shown() {
     world.store.promise(Promise { through: 10, bound: 500 }, true).expect("written");
     assert_eq!(world.store.promised_durably(), 500);
     world = world.again();
-    assert_eq!((world.store.begins_after(), world.cache.published().epoch), (Epoch(500), 10), "it did not stop by itself");
+    assert_eq!(
+        (world.store.begins_after(), world.cache.published().epoch),
+        (Epoch(500), 10),
+        "it did not stop by itself"
+    );
     assert_eq!(world.store.promised_durably(), 500);
     world.take(501, 0..3);
     world.store.promise(Promise { through: 501, bound: 2_000 }, false).expect("written");

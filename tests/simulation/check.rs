@@ -117,11 +117,15 @@ impl Running {
     /// The commits that are stored are those that were seen, and perhaps one more that was being written.
     fn check_commits(&self, world: &World) {
         let memory = &mut *world.memory.borrow_mut();
-        let mut stored = BTreeMap::new();
+        let (mut stored, mut gaps) = (BTreeMap::new(), vec![]);
         for commit in self.online.cache().store().commits() {
             let commit = commit.expect("commits are readable");
             stored.insert(commit.last, commit.visible);
+            gaps.extend(commit.gaps.iter().map(|gap| format!("{gap:?}")));
         }
+        let mut known: Vec<String> = memory.gaps.iter().map(|(_, gap)| format!("{gap:?}")).collect();
+        (gaps.sort(), known.sort());
+        assert_eq!(gaps, known, "what retention took (got, want)");
         let mut before = (0, i64::MIN);
         for (epoch, visible) in &stored {
             assert!(*epoch > before.0 && *visible > before.1, "{epoch} visible at {visible} after {before:?}");
