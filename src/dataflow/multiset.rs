@@ -34,10 +34,7 @@ impl<T: Ord> Multiset<T> {
         let at = at.min(self.runs.len().saturating_sub(1));
         let Some(run) = self.runs.get_mut(at) else {
             assert!(times > 0, "nothing was there to be taken back");
-            self.runs = Vec::with_capacity(1);
-            let mut run = Vec::with_capacity(1);
-            run.push((item, times));
-            self.runs.push(run);
+            self.runs = vec![vec![(item, times)]];
             return;
         };
 

@@ -28,7 +28,7 @@ const ROWS: usize = 4;
 /// Refuses an expression that fails on every row because of what is constant in it.
 pub(super) fn refuse_hopeless(expr: &Expr, schema: &DFSchema) -> Result<()> {
     let Some(operands) = operands(expr) else { return Ok(()) };
-    if !operands.iter().any(|e| is_constant(e)) {
+    if !operands.iter().any(is_constant) {
         return Ok(());
     }
     let mut failure = None;
@@ -122,7 +122,7 @@ fn usual(data_type: &DataType, row: usize) -> Result<ScalarValue> {
     let text = ["a", "", "1", "2024-02-29"][row];
     match data_type {
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => ScalarValue::from(text).cast_to(data_type),
-        DataType::Boolean => Ok(ScalarValue::Boolean(Some(row % 2 == 0))),
+        DataType::Boolean => Ok(ScalarValue::Boolean(Some(row.is_multiple_of(2)))),
         DataType::Int32 | DataType::Int64 | DataType::Float64 => ScalarValue::Int64(Some(number)).cast_to(data_type),
         DataType::Decimal128(p, s) => Ok(ScalarValue::Decimal128(Some(i128::from(number)), *p, *s)),
         DataType::Timestamp(_, _) => {

@@ -301,8 +301,7 @@ fn equal_groups_give_equal_bytes() {
         later.shuffle(&mut rng);
         let mut group = group(&rows, &later);
         // A table's row moves this group's rows away, and back; and what it announces it takes back.
-        for n in 0..3_000 {
-            let row = rows[n as usize % rows.len()];
+        for (n, row) in (0..3_000).zip(rows.iter().cycle().copied()) {
             apply(&mut group, row, -1, 1_000, &fold);
             apply(&mut group, row, 1, 1_000, &fold);
             apply(&mut group, soon(n), 1, 1_000, &fold);

@@ -65,7 +65,7 @@ impl Hashing {
 
     /// The file, and the digests of all that was written.
     pub fn end(mut self) -> (File, Blocks) {
-        if self.length % BLOCK > 0 {
+        if !self.length.is_multiple_of(BLOCK) {
             self.digests.push(self.open.digest());
         }
         (self.file, Blocks { length: self.length, digests: self.digests.into() })
@@ -81,7 +81,7 @@ impl Write for Hashing {
             let (part, after) = rest.split_at(room.min(rest.len()));
             self.open.update(part);
             self.length += part.len() as u64;
-            if self.length % BLOCK == 0 {
+            if self.length.is_multiple_of(BLOCK) {
                 self.digests.push(self.open.digest());
                 self.open.reset();
             }

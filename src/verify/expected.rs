@@ -3,6 +3,7 @@
 //! Invariants: everything here comes from the oracle: rows, the query over no rows, and what can be said of status and event
 //! time. Neighbours: `recompute` and `oracle_facts` compute it, `compare` compares answers with it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -32,6 +33,9 @@ pub(super) struct Beside {
     pub(super) event_times: (Option<i64>, Option<i64>),
 }
 
+/// By group: its event time, and was it ever admitted?
+type GroupFacts = HashMap<Vec<u8>, (Option<i64>, bool)>;
+
 /// What the events say at one stamp.
 #[derive(Default)]
 pub(super) struct Told {
@@ -40,8 +44,8 @@ pub(super) struct Told {
     /// Features of compared groups that have none.
     nothing: HashMap<Vec<u8>, Vec<ScalarValue>>,
     /// Event time and "was it ever admitted": certainly, and possibly; `None`: not known.
-    certain: Option<HashMap<Vec<u8>, (Option<i64>, bool)>>,
-    possible: Option<HashMap<Vec<u8>, (Option<i64>, bool)>>,
+    certain: Option<GroupFacts>,
+    possible: Option<GroupFacts>,
 }
 
 impl Told {
@@ -53,9 +57,7 @@ impl Told {
     /// What can be said beside them.
     pub(super) fn beside(&self, group: &[u8]) -> Beside {
         let none = (None, false);
-        let of = |facts: &Option<HashMap<Vec<u8>, (Option<i64>, bool)>>| {
-            facts.as_ref().map(|f| f.get(group).copied().unwrap_or(none))
-        };
+        let of = |facts: &Option<GroupFacts>| facts.as_ref().map(|f| f.get(group).copied().unwrap_or(none));
         let (least, admitted) = of(&self.certain).unwrap_or(none);
         let (most, possibly) = of(&self.possible).unwrap_or((Some(i64::MAX), true));
         Beside {
@@ -83,8 +85,8 @@ impl Expected {
         let asking = Asking { recompute, plan, converter, groups };
         let mut all = BTreeMap::new();
         for stamp in stamps {
-            if !all.contains_key(&(stamp.epoch, stamp.at)) {
-                all.insert((stamp.epoch, stamp.at), asking.tell(&up_to(events, stamp.epoch)?, stamp.at)?);
+            if let Entry::Vacant(place) = all.entry((stamp.epoch, stamp.at)) {
+                place.insert(asking.tell(&up_to(events, stamp.epoch)?, stamp.at)?);
             }
         }
         Ok(Expected(all))
@@ -128,15 +130,10 @@ impl Asking<'_> {
         Ok(Told { rows, nothing, certain, possible })
     }
 
-    fn facts(
-        &self,
-        events: &Events,
-        at: i64,
-        breadth: Breadth,
-    ) -> Result<Option<HashMap<Vec<u8>, (Option<i64>, bool)>>, VerifyError> {
+    fn facts(&self, events: &Events, at: i64, breadth: Breadth) -> Result<Option<GroupFacts>, VerifyError> {
         let Some(facts) = self.recompute.facts(events, at, breadth)? else { return Ok(None) };
         let asked: HashSet<&Vec<u8>> = self.groups.iter().copied().collect();
-        let mut found: HashMap<Vec<u8>, (Option<i64>, bool)> = HashMap::new();
+        let mut found = GroupFacts::new();
         for Facts { groups, event_times, admitted } in facts {
             let keys = self.keys(&groups, event_times.len())?;
             for ((key, event_time), admitted) in keys.into_iter().zip(event_times).zip(admitted) {

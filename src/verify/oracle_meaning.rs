@@ -261,8 +261,9 @@ impl ScalarUDFImpl for Plain {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let doubles = args.args[0].to_array(args.number_rows)?;
         let plain = |x: f64| match x {
-            x if x != x => f64::NAN,
-            x if x == 0.0 => 0.0,
+            x if x.is_nan() => f64::NAN,
+            // Of both zeros the one without a sign.
+            0.0 => 0.0,
             x => x,
         };
         let plain: Float64Array = doubles.as_primitive::<Float64Type>().iter().map(|x| x.map(plain)).collect();
