@@ -76,25 +76,23 @@ impl LabelReader {
                 .map(LabelReader::Csv)
                 .with_context(|| shown),
             FileFormat::Parquet => unless_damaged(|| {
-                let mut builder = ParquetRecordBatchReaderBuilder::try_new(file).with_context(|| shown.clone())?;
+                let mut builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
                 // A column's dictionaries differ from part to part, and together they may be too many for its indices.
                 if let Some(plain) = without_dictionaries(builder.schema()) {
                     let options = ArrowReaderOptions::new().with_schema(plain);
-                    let file = File::open(path).with_context(|| shown.clone())?;
-                    builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
-                        .with_context(|| shown.clone())?;
+                    builder = ParquetRecordBatchReaderBuilder::try_new_with_options(File::open(path)?, options)?;
                 }
                 let groups = builder.metadata().row_groups().iter();
                 let codecs = groups.flat_map(|g| g.columns().iter().map(|c| c.compression()));
                 if let Some(codec) = codecs.into_iter().find(|c| matches!(c, Compression::BROTLI(_) | Compression::LZO))
                 {
-                    bail!("{shown}: it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
+                    bail!("it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
                 }
                 let schema = Arc::clone(builder.schema());
-                let reader = builder.with_batch_size(1 << 16).build().with_context(|| shown.clone())?;
+                let reader = builder.with_batch_size(1 << 16).build()?;
                 Ok(LabelReader::Parquet(reader, schema))
             })
-            .with_context(|| shown.clone()),
+            .with_context(|| shown),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which arguments the functions of `functions` take, and in which form DataFusion evaluates a call.
 //!
-//! Invariant: a call that passes gives what `meaning_tests` says: times in microseconds, whole numbers as BIGINT, doubles
+//! Invariant: a call that passes gives what `function_tests` says: times in microseconds, whole numbers as BIGINT, doubles
 //! with one zero and one NaN. Neighbours: `meaning` judges everything else of an expression.
 
 use arrow::datatypes::{DataType, TimeUnit};

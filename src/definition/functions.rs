@@ -1,9 +1,9 @@
 //! The functions that a definition may call, with the arguments they take; and what to write for those it may not.
 //!
 //! DataFusion has several hundred functions, and both engines would take its word for what they mean. On the list are those
-//! whose answers `meaning_tests` compares with values worked out by hand or by plain Rust.
+//! whose answers `function_tests` compares with values worked out by hand or by plain Rust.
 //!
-//! Invariant: a function that is on the list has rows in `meaning_tests`. Neighbours: `expressions` asks for names,
+//! Invariant: a function that is on the list has rows in `function_tests`. Neighbours: `expressions` asks for names,
 //! `meaning` for arguments.
 
 use super::near::{listed, nearest};

@@ -2,8 +2,8 @@
 //! evaluates them so that the answer is the one SQL gives.
 //!
 //! Both engines evaluate scalar expressions with DataFusion's kernels, so `verify` cannot find what those get wrong. On the
-//! list here is what `meaning_tests` compares with values worked out by hand or by plain Rust; everything else is refused
-//! by name. Some things are put into another form first:
+//! list here is what `meaning_tests` and `function_tests` compare with values worked out by hand or by plain Rust;
+//! everything else is refused by name. Some things are put into another form first:
 //! - A length of time without months is a number of microseconds. Arrow compares months, days and nanoseconds one after
 //!   the other, so that 48 hours would be less than a day.
 //! - TIMESTAMP is microseconds, whatever unit a function counts in.

@@ -17,6 +17,8 @@ mod dialect;
 mod exact;
 mod expressions;
 mod file;
+#[cfg(test)]
+mod function_tests;
 mod functions;
 mod interval;
 mod json_schema;
@@ -35,6 +37,8 @@ mod source;
 mod sql;
 mod statement;
 mod substitute;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod times;
