@@ -188,7 +188,10 @@ fn project_joined<'s>(
             consolidate_updates(&mut due);
             let mut out = output.session(&*held);
             counted.took(due.len());
-            for part in due.chunks(8192) {
+            let mut rest = &due[..];
+            while !rest.is_empty() {
+                let (part, more) = rest.split_at(fitting(rest));
+                rest = more;
                 match project_rows(&projector, &codec, part, peers) {
                     Ok((updates, refused)) => {
                         if !refused.is_empty() {
@@ -204,6 +207,17 @@ fn project_joined<'s>(
             held.downgrade(&closed);
         }
     }))
+}
+
+/// How many rows are projected together: what they hold has to fit into columns, whose places are `i32`.
+fn fitting(rows: &[(Row, Time, Diff)]) -> usize {
+    const BYTES: usize = 256 << 20;
+    let mut bytes = 0;
+    let fits = rows.iter().take(8192).take_while(|(row, _, _)| {
+        bytes += row.len();
+        bytes <= BYTES
+    });
+    fits.count().max(1)
 }
 
 type ProjectedRows = (Vec<Updates>, Vec<Rejected>);

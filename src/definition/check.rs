@@ -27,6 +27,7 @@ use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span as TokenSpan};
 
+use super::bounded;
 use super::meaning::{Types, checked, meant, unlisted};
 use super::near::{listed, nearest};
 use super::types::sql_name;
@@ -44,8 +45,11 @@ struct Functions {
     state: SessionState,
 }
 
-static FUNCTIONS: LazyLock<Functions> =
-    LazyLock::new(|| Functions { state: SessionContext::new_with_config(session_config()).state() });
+static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
+    let context = SessionContext::new_with_config(session_config());
+    bounded::register(&context);
+    Functions { state: context.state() }
+});
 
 impl ContextProvider for Functions {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod avro;
+pub mod bounded;
 mod calls;
 pub mod check;
 mod clauses;

@@ -32,6 +32,7 @@ use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 
 use super::functions;
 use super::operator::Compiled;
+use crate::definition::bounded;
 use crate::definition::check::words;
 use crate::definition::meaning::{Types, checked, meant, unlisted};
 use crate::definition::{Definitions, Source, sql_name, timestamp};
@@ -62,6 +63,7 @@ impl Catalog {
             .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let context = SessionContext::new_with_config(config);
+        bounded::register(&context);
         context.register_udf(functions::now());
         context.register_udf(functions::list_sum());
         Catalog { tables: tables.collect(), functions: context.state() }

@@ -4,18 +4,17 @@
 //! depend on how rows are batched. Neighbours: `operator` has the expressions, `fold::entry` the packed form;
 //! `dataflow` projects what comes in, `offline` what is logged.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
 use arrow::compute::SortOptions;
-use arrow::compute::concat;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::DataFusionError;
 
 use super::PlannedView;
 use super::operator::{Compiled, ViewPlan};
+use crate::definition::bounded::evaluate;
 use crate::fold::columns::Encoder;
 use crate::fold::entry::{BYTES_MAX, Updates, hash_group, place};
 
@@ -32,11 +31,15 @@ pub struct Projector {
 /// What a batch of rows became.
 #[derive(Default)]
 pub struct Projected {
-    /// One batch per worker, by the group's hash.
+    /// One batch per worker, by the group's hash; then more of them, where one would be too large.
     pub updates: Vec<Updates>,
     /// Rows on which an expression failed: (row, why).
     pub refused: Vec<(usize, String)>,
+    workers: u64,
 }
+
+/// Bytes of values that are evaluated together, and after which another [`Updates`] begins: their places are `u32`.
+const PART_BYTES: usize = 512 << 20;
 
 /// What the rows of a joined view carry beside their columns.
 pub struct Changes<'a> {
@@ -48,6 +51,13 @@ pub struct Changes<'a> {
     pub diffs: &'a [i32],
 }
 
+/// Rows of a batch that are evaluated together, from `at` on.
+struct Part {
+    rows: RecordBatch,
+    at: usize,
+}
+
+#[derive(Default)]
 struct Evaluated {
     admit: Option<BooleanArray>,
     groups: Vec<ArrayRef>,
@@ -113,129 +123,111 @@ impl Projector {
         changes: Option<&Changes<'_>>,
         workers: usize,
     ) -> Result<Projected, DataFusionError> {
-        let mut out = Projected::default();
-        out.updates.resize_with(workers, Updates::default);
-        for (n, updates) in out.updates.iter_mut().enumerate() {
-            (updates.view, updates.worker) = (self.view, n as u64);
-        }
-        if rows.num_rows() == 0 {
-            return Ok(out);
-        }
-        match self.evaluate(rows) {
-            Ok(evaluated) => self.pack(rows, &evaluated, epochs, changes, &mut out)?,
-            Err(_) => self.one_by_one(rows, epochs, changes, &mut out)?,
-        }
+        let mut out = Projected { workers: workers as u64, ..Projected::default() };
+        out.updates.extend((0..out.workers).map(|worker| self.no_updates(worker)));
+        let whole = Part { rows: rows.clone(), at: 0 };
+        self.project_part(&whole, epochs, changes, &mut out)?;
         Ok(out)
     }
 
-    fn evaluate(&self, rows: &RecordBatch) -> Result<Evaluated, DataFusionError> {
+    fn no_updates(&self, worker: u64) -> Updates {
+        Updates { view: self.view, worker, ..Updates::default() }
+    }
+
+    /// The batch that a group's updates go to.
+    fn batch_of<'o>(&self, hash: u64, out: &'o mut Projected) -> &'o mut Updates {
+        let worker = hash % out.workers;
+        let n = usize::try_from(worker).unwrap_or(0);
+        if out.updates[n].heap.len() + out.updates[n].group_bytes.len() > PART_BYTES {
+            out.updates.push(self.no_updates(worker));
+            let last = out.updates.len() - 1;
+            out.updates.swap(n, last);
+        }
+        &mut out.updates[n]
+    }
+
+    /// The value of an expression on a row is its value on a batch of that row alone; on larger batches guards do not
+    /// guard, and values may be too much together. So what fails is halved until the rows that fail are alone.
+    fn project_part(
+        &self,
+        part: &Part,
+        epochs: &[i64],
+        changes: Option<&Changes<'_>>,
+        out: &mut Projected,
+    ) -> Result<(), DataFusionError> {
+        let count = part.rows.num_rows();
+        match self.evaluate(&part.rows, count == 1) {
+            _ if count == 0 => {}
+            Ok(evaluated) => self.pack(part, &evaluated, epochs, changes, out)?,
+            Err(e) if count == 1 => out.refused.push((part.at, e.strip_backtrace())),
+            Err(_) => {
+                for (at, len) in [(0, count / 2), (count / 2, count - count / 2)] {
+                    let half = Part { rows: part.rows.slice(at, len), at: part.at + at };
+                    self.project_part(&half, epochs, changes, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `alone`: nothing but the condition is evaluated on a row that it does not admit.
+    fn evaluate(&self, rows: &RecordBatch, alone: bool) -> Result<Evaluated, DataFusionError> {
         let array = |c: &Compiled| value(c, rows);
         let condition = |c: &Compiled| Ok::<_, DataFusionError>(array(c)?.as_boolean().clone());
         let plan = &self.plan;
         let admit = plan.admit.as_ref().map(condition).transpose()?;
-        let groups = plan.groups.iter().map(|(_, c)| Ok(normal(array(c)?))).collect::<Result<_, DataFusionError>>()?;
+        if alone && admit.as_ref().is_some_and(|a| !holds(a, 0)) {
+            return Ok(Evaluated { admit, ..Evaluated::default() });
+        }
+        let groups: Vec<_> =
+            plan.groups.iter().map(|(_, c)| Ok(normal(array(c)?))).collect::<Result<_, DataFusionError>>()?;
         let mut values = plan.values.iter().map(array).collect::<Result<Vec<_>, _>>()?;
         for (keys, converter) in plan.orders.iter().zip(&self.orders) {
             let columns = keys.iter().map(|(c, _, _)| array(c)).collect::<Result<Vec<_>, _>>()?;
             values.push(Arc::new(converter.convert_columns(&columns)?.try_into_binary()?));
         }
         values.iter().try_for_each(refuse_long)?;
+        let bytes: usize = groups.iter().chain(&values).map(|a| bytes_of(a.as_ref())).sum();
+        if !alone && bytes > PART_BYTES {
+            return Err(DataFusionError::ResourcesExhausted(format!("{bytes} bytes of values at once")));
+        }
         let filters = plan.filters.iter().map(condition).collect::<Result<_, _>>()?;
         Ok(Evaluated { admit, groups, values, filters })
     }
 
-    /// The value of an expression on a row is its value on a batch of that row alone; on larger batches guards do not
-    /// guard. So after a failure every row is asked alone.
-    fn one_by_one(
-        &self,
-        rows: &RecordBatch,
-        epochs: &[i64],
-        changes: Option<&Changes<'_>>,
-        out: &mut Projected,
-    ) -> Result<(), DataFusionError> {
-        let (mut kept, mut parts) = (vec![], vec![]);
-        for n in 0..rows.num_rows() {
-            let row = rows.slice(n, 1);
-            let admitted = match &self.plan.admit {
-                None => Ok(true),
-                Some(c) => value(c, &row).map(|a| holds(a.as_boolean(), 0)),
-            };
-            match admitted {
-                Ok(false) => {}
-                Err(e) => out.refused.push((n, e.strip_backtrace())),
-                Ok(true) => match self.evaluate(&row) {
-                    Ok(evaluated) => {
-                        kept.push(n);
-                        parts.push(evaluated);
-                    }
-                    Err(e) => out.refused.push((n, e.strip_backtrace())),
-                },
-            }
-        }
-        if kept.is_empty() {
-            return Ok(());
-        }
-        let join = |pick: &dyn Fn(&Evaluated) -> ArrayRef| {
-            let arrays: Vec<ArrayRef> = parts.iter().map(pick).collect();
-            concat(&arrays.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>())
-        };
-        let evaluated = Evaluated {
-            admit: None,
-            groups: (0..parts[0].groups.len())
-                .map(|g| join(&|p| Arc::clone(&p.groups[g])))
-                .collect::<Result<_, _>>()?,
-            values: (0..parts[0].values.len())
-                .map(|v| join(&|p| Arc::clone(&p.values[v])))
-                .collect::<Result<_, _>>()?,
-            filters: (0..parts[0].filters.len())
-                .map(|f| Ok(join(&|p| Arc::new(p.filters[f].clone()))?.as_boolean().clone()))
-                .collect::<Result<_, DataFusionError>>()?,
-        };
-        let indices = arrow::array::UInt32Array::from_iter_values(
-            kept.iter().map(|n| u32::try_from(*n).expect("batches are bounded")),
-        );
-        let columns = rows.columns().iter().map(|c| arrow::compute::take(c, &indices, None));
-        let rows = RecordBatch::try_new(rows.schema(), columns.collect::<Result<_, _>>()?)?;
-        let epochs: Vec<i64> = kept.iter().map(|n| epochs[*n]).collect();
-        let Some(changes) = changes else { return self.pack(&rows, &evaluated, &epochs, None, out) };
-        let counts_from: Vec<i64> = kept.iter().map(|n| changes.counts_from[*n]).collect();
-        let flags: Vec<u8> = kept.iter().map(|n| changes.flags[*n]).collect();
-        let diffs: Vec<i32> = kept.iter().map(|n| changes.diffs[*n]).collect();
-        let changes = Changes { counts_from: &counts_from, flags: &flags, diffs: &diffs };
-        self.pack(&rows, &evaluated, &epochs, Some(&changes), out)
-    }
-
     fn pack(
         &self,
-        rows: &RecordBatch,
+        part: &Part,
         evaluated: &Evaluated,
         epochs: &[i64],
         changes: Option<&Changes<'_>>,
         out: &mut Projected,
     ) -> Result<(), DataFusionError> {
+        let Part { rows, at } = part;
+        if evaluated.admit.as_ref().is_some_and(|a| a.true_count() == 0) {
+            return Ok(());
+        }
         let event_time = rows.column(self.place[0]).as_primitive::<TimestampMicrosecondType>();
         let partition = rows.column(self.place[1]).as_primitive::<Int32Type>();
         let offset = rows.column(self.place[2]).as_primitive::<Int64Type>();
         let groups = self.groups.convert_columns(&evaluated.groups)?;
         let encoders = evaluated.values.iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
-        let workers = out.updates.len() as u64;
-        #[expect(clippy::needless_range_loop, reason = "a row's number picks from every column, not from epochs alone")]
         for n in 0..rows.num_rows() {
             if evaluated.admit.as_ref().is_some_and(|a| !holds(a, n)) {
                 continue;
             }
             let group = groups.row(n);
             let hash = hash_group(group.as_ref());
-            let updates = &mut out.updates[usize::try_from(hash % workers).unwrap_or(0)];
+            let updates = self.batch_of(hash, out);
             updates.hashes.push(hash);
             updates.group_bytes.extend_from_slice(group.as_ref());
             updates.group_ends.push(u32::try_from(updates.group_bytes.len()).expect("batches are far below 4 GiB"));
-            updates.epochs.push(epochs[n].cast_unsigned());
+            updates.epochs.push(epochs[at + n].cast_unsigned());
             let mut diff = 1;
             if let Some(changes) = changes {
-                updates.counts_from.push(changes.counts_from[n]);
-                updates.flags.push(changes.flags[n]);
-                diff = changes.diffs[n];
+                updates.counts_from.push(changes.counts_from[at + n]);
+                updates.flags.push(changes.flags[at + n]);
+                diff = changes.diffs[at + n];
             }
             let mut bits = 0;
             for (v, encoder) in encoders.iter().enumerate() {
@@ -255,6 +247,11 @@ impl Projector {
     }
 }
 
+/// What a slice holds, not what it shares.
+fn bytes_of(array: &dyn Array) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or(usize::MAX)
+}
+
 /// A value that no entry can hold is an error of its row.
 fn refuse_long(values: &ArrayRef) -> Result<(), DataFusionError> {
     // Most columns are far too small to have one.
@@ -270,16 +267,12 @@ fn refuse_long(values: &ArrayRef) -> Result<(), DataFusionError> {
     }
 }
 
-/// An expression's value on each row. One that panics is one that fails: a row may end itself, but not the worker.
+/// An expression's value on each row; a row may end itself, but not the worker.
 ///
 /// # Errors
-/// DataFusion's; on a batch also where a guard does not guard, so rows are to be asked alone then.
+/// As for [`evaluate`].
 pub(crate) fn value(c: &Compiled, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-    let evaluated = catch_unwind(AssertUnwindSafe(|| c.expr.evaluate(rows)?.into_array(rows.num_rows())));
-    evaluated.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(DataFusionError::Execution(format!("`{}` panicked: {}", c.text, text.unwrap_or("it does not say why"))))
-    })
+    evaluate(c.expr.as_ref(), &c.text, rows)
 }
 
 /// Null does not hold.
@@ -377,6 +370,19 @@ mod tests {
         assert_eq!(projected.updates[0].len(), 2);
         let [(1, reason)] = &projected.refused[..] else { panic!("{:?}", projected.refused) };
         assert!(reason.contains("panicked") && reason.contains("this one I cannot do"), "{reason}");
+    }
+
+    /// What the values of all rows would take together is no reason to refuse any of them.
+    #[test]
+    fn rows_that_are_too_much_together_are_taken_in_parts() {
+        let planned = planned("SELECT n % 2 AS odd, max(repeat(t, 1000)) AS most");
+        let projector = Projector::new(0, &planned).expect("plain types");
+        let text = "x".repeat(12_000);
+        let rows: Vec<(i64, &str)> = (0..100).map(|n| (n, text.as_str())).collect();
+        let projected = projector.project_events(&events(&planned, &rows), 1).expect("parts");
+        assert_eq!(projected.refused, []);
+        let counts: Vec<usize> = projected.updates.iter().map(Updates::len).collect();
+        assert!(counts.len() > 1 && counts.iter().sum::<usize>() == 100, "{counts:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::ast;
 
+use crate::definition::bounded::evaluate;
 use crate::definition::check::compile;
 use crate::definition::timestamp;
 
@@ -19,6 +20,7 @@ use crate::definition::timestamp;
 #[derive(Debug)]
 pub(super) struct Condition {
     expr: Arc<dyn PhysicalExpr>,
+    text: String,
 }
 
 /// One value per row, null where it failed, and the failures by row.
@@ -30,18 +32,18 @@ pub(super) struct Evaluated<A> {
 impl Condition {
     /// A `CHECK`, which must be boolean.
     pub(super) fn check(expr: &ast::Expr, schema: &Schema) -> Result<Condition, DataFusionError> {
-        let expr = compile(expr, schema)?;
+        let (text, expr) = (expr.to_string(), compile(expr, schema)?);
         match expr.data_type(schema)? {
-            DataType::Boolean | DataType::Null => Ok(Condition { expr }),
+            DataType::Boolean | DataType::Null => Ok(Condition { expr, text }),
             other => Err(DataFusionError::Plan(format!("a CHECK must be BOOLEAN, this is {other}"))),
         }
     }
 
     /// An `EVENT TIME` or `ARRIVAL TIME`, which must be an instant or a date.
     pub(super) fn instant(expr: &ast::Expr, schema: &Schema) -> Result<Condition, DataFusionError> {
-        let expr = compile(expr, schema)?;
+        let (text, expr) = (expr.to_string(), compile(expr, schema)?);
         match expr.data_type(schema)? {
-            DataType::Timestamp(..) | DataType::Date32 | DataType::Null => Ok(Condition { expr }),
+            DataType::Timestamp(..) | DataType::Date32 | DataType::Null => Ok(Condition { expr, text }),
             other => Err(DataFusionError::Plan(format!("a time must be TIMESTAMP, this is {other}"))),
         }
     }
@@ -78,7 +80,7 @@ impl Condition {
     }
 
     fn all_at_once(&self, batch: &RecordBatch, to: &DataType) -> Result<ArrayRef, DataFusionError> {
-        let values = self.expr.evaluate(batch)?.into_array(batch.num_rows())?;
+        let values = evaluate(self.expr.as_ref(), &self.text, batch)?;
         if values.data_type() == to {
             return Ok(values);
         }

@@ -42,7 +42,7 @@ use super::oracle_rows::{
     OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };
 use super::oracle_scalars::{ArraySum, Now};
-use crate::definition::{Definitions, View, parse_query};
+use crate::definition::{Definitions, View, bounded, parse_query};
 
 /// Why a view cannot be recomputed.
 #[derive(Debug, Error)]
@@ -183,6 +183,8 @@ fn session(definitions: &Definitions) -> Fallible<SessionState> {
         .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
     let context = SessionContext::new_with_config(config);
     Exact::all().into_iter().for_each(|function| context.register_udaf(function));
+    // Their values are DataFusion's own; without the bounds, a row that the engine refuses would end this process.
+    bounded::register(&context);
     context.register_udf(Now::function());
     context.register_udf(ArraySum::function());
     // It would put a sum into two stacked aggregations, and so round it twice.
