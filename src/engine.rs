@@ -409,7 +409,7 @@ impl Node {
     pub fn stop(mut self) -> Result<Progress, EngineError> {
         let progress = self.drain()?;
         self.check()?;
-        self.end_threads();
+        self.end_threads()?;
         self.cache.write_back()?;
         self.seal()?;
         self.store.close()?;
@@ -421,17 +421,20 @@ impl Node {
         Ok(())
     }
 
-    fn end_threads(&mut self) {
+    /// The committer's error, if it has ended with one.
+    fn end_threads(&mut self) -> Result<(), EngineError> {
         self.shared.stop.store(true, Ordering::Release);
         let _ = self.shared.committer.send(ToCommitter::Stop);
         for waker in &self.wakers {
             let _ = waker.activate();
         }
-        if let Some(committer) = self.committer.take() {
-            let _ = committer.join();
-        }
+        let committed = self.committer.take().map(JoinHandle::join);
         if let Some(workers) = self.workers.take() {
             let _ = workers.join();
+        }
+        match committed {
+            Some(Ok(Err(e))) => Err(e.into()),
+            _ => Ok(()),
         }
     }
 
@@ -505,7 +508,7 @@ impl SteppedCommitter {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.end_threads();
+        let _ = self.end_threads();
     }
 }
 

@@ -309,15 +309,16 @@ impl Committer {
         for updates in std::mem::take(&mut self.updates) {
             let planned = &self.plan.views[updates.view];
             let shape = &planned.fold.shape;
-            let all = 0..u32::try_from(updates.len()).unwrap_or(u32::MAX);
+            let all = 0..u32::try_from(updates.len()).expect("batches are bounded");
             let (now, rest): (Vec<u32>, Vec<u32>) = all.partition(|n| updates.epochs[*n as usize] <= last);
+            if now.is_empty() {
+                later.push(updates);
+                continue;
+            }
             if !rest.is_empty() {
                 let mut kept = Updates { view: updates.view, worker: updates.worker, ..Updates::default() };
                 rest.iter().for_each(|n| kept.push(&updates.get(*n as usize, shape), shape));
                 later.push(kept);
-            }
-            if now.is_empty() {
-                continue;
             }
             let names: Vec<String> = planned.plan.groups.iter().map(|(name, _)| name.clone()).collect();
             let schema = updates_schema(&planned.fold.plan, &names);

@@ -290,11 +290,6 @@ impl Updates {
         }
         update.entry.append_to(shape, &mut self.words, &mut self.heap);
     }
-
-    /// The greatest epoch in the batch.
-    pub fn last_epoch(&self) -> Option<u64> {
-        self.epochs.iter().copied().max()
-    }
 }
 
 /// The hash of a group's bytes: which worker and which stripe owns it, and where segments sort it. A storage format.

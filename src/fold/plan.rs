@@ -138,9 +138,4 @@ impl FoldPlan {
             None => event_time,
         }
     }
-
-    /// Words of the values of one entry.
-    pub fn value_words(&self) -> usize {
-        self.values.iter().map(|v| v.words()).sum()
-    }
 }

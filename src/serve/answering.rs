@@ -4,11 +4,10 @@
 //! threads, a few at a time: a thousand such requests wait their turn and do not take a thousand threads. What is not there
 //! yet is waited for by no thread at all.
 //!
-//! Invariants: as many requests are in line as may be, the next is refused at once. Neighbours: `http` asks; `request`
-//! looks; `waiting` wakes.
+//! Invariants: as many requests are in line as may be, the next is refused at once; a turn ends with its work and not
+//! with the client's patience. Neighbours: `http` asks; `request` looks; `waiting` wakes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::response::Response;
 use tokio::sync::Semaphore;
@@ -22,6 +21,8 @@ use crate::online::{Answer, LookupError, ViewRequest};
 
 /// Rows that are answered on a thread that serves.
 const FEW_ROWS: usize = 32;
+/// How often a small one is tried there, if another reader is in the way, before it goes to a thread that may wait.
+const TRIES: usize = 8;
 /// Requests of many rows answered at once.
 const MANY: usize = 4;
 /// Requests that may ask the log answered at once: each may read all of its tail.
@@ -31,9 +32,9 @@ const IN_LINE: usize = 1024;
 
 /// Where requests that take their time are answered, a few at once.
 pub(super) struct Lanes {
-    many: Semaphore,
-    past: Semaphore,
-    in_line: AtomicUsize,
+    many: Arc<Semaphore>,
+    past: Arc<Semaphore>,
+    in_line: Arc<Semaphore>,
 }
 
 /// Which lane a request takes.
@@ -47,16 +48,8 @@ pub(super) enum Lane {
 
 impl Default for Lanes {
     fn default() -> Lanes {
-        Lanes { many: Semaphore::new(MANY), past: Semaphore::new(PAST), in_line: AtomicUsize::new(0) }
-    }
-}
-
-/// One more in line, until it is answered or given up.
-struct InLine<'a>(&'a AtomicUsize);
-
-impl Drop for InLine<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let [many, past, in_line] = [MANY, PAST, IN_LINE].map(|n| Arc::new(Semaphore::new(n)));
+        Lanes { many, past, in_line }
     }
 }
 
@@ -70,16 +63,19 @@ impl Lanes {
         lane: Lane,
         work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
     ) -> Result<T, RequestError> {
-        let before = self.in_line.fetch_add(1, Ordering::AcqRel);
-        let _in_line = InLine(&self.in_line);
-        if before >= IN_LINE {
+        let Ok(place) = Arc::clone(&self.in_line).try_acquire_owned() else {
             return Err(RequestError::Busy(format!("{IN_LINE} large requests are in line already")));
-        }
+        };
         let lane = match lane {
             Lane::Many => &self.many,
             Lane::Past => &self.past,
         };
-        let _turn = lane.acquire().await.map_err(|e| RequestError::Failed(e.to_string()))?;
+        let turn = Arc::clone(lane).acquire_owned().await.map_err(|e| RequestError::Failed(e.to_string()))?;
+        // Both go with the work: it ends no sooner when the client that asked has gone.
+        let work = move || {
+            let _held = (place, turn);
+            work()
+        };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(RequestError::Failed(e.to_string())))
     }
 }
@@ -99,7 +95,12 @@ impl HttpState {
     pub(super) async fn answer(self: &Arc<Self>, question: impl Question) -> Result<Response, RequestError> {
         let rows: usize = question.views().iter().map(|v| v.entities.len()).sum();
         if question.contract().is_plain() && rows <= FEW_ROWS {
-            return question.respond(self, &self.online.lookup(question.views(), question.contract().stamp)?);
+            for _ in 0..TRIES {
+                if let Some(answer) = self.online.try_lookup(question.views())? {
+                    return question.respond(self, &answer);
+                }
+                tokio::task::yield_now().await;
+            }
         }
         let deadline = Instant::now() + question.contract().wait.unwrap_or_default();
         let lane = if question.contract().is_live() { Lane::Many } else { Lane::Past };
@@ -152,5 +153,43 @@ impl From<LookupError> for Missing {
             _ => None,
         };
         Missing { error: error.into(), need }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A client that does not wait for its answer must not let the next one in beside the work that goes on.
+    #[test]
+    fn a_turn_ends_with_its_work() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let lanes = Lanes::default();
+        let (began, has_begun) = mpsc::channel();
+        let (go, gone_on) = mpsc::channel::<()>();
+        let work = move || {
+            began.send(()).expect("the test waits");
+            gone_on.recv().ok();
+            Ok(())
+        };
+        runtime.block_on(async {
+            let asked = lanes.run(Lane::Past, work);
+            let mut asked = Box::pin(asked);
+            // Polled until its work has begun, then dropped, as by a connection that closes.
+            while has_begun.try_recv().is_err() {
+                assert!(futures::poll!(&mut asked).is_pending());
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(lanes.past.available_permits(), PAST - 1);
+        assert_eq!(lanes.in_line.available_permits(), IN_LINE - 1);
+        drop(go);
+        runtime.block_on(async {
+            let all = u32::try_from(PAST).expect("few");
+            let _all = lanes.past.acquire_many(all).await.expect("never closed");
+        });
+        assert_eq!(lanes.in_line.available_permits(), IN_LINE);
     }
 }

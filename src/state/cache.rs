@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rocksdb::WriteBatch;
 
 use super::check::{PageCount, count_key};
-use super::page::{Page, PageRows, Unanswered};
+use super::page::{PREFIX, Page, PageRows, Unanswered};
 #[cfg(doc)]
 use super::published::Board;
 pub use super::published::{Hold, Published};
@@ -74,7 +74,7 @@ impl Cache {
     /// An empty cache over a store, showing what the store's board does.
     ///
     /// # Errors
-    /// None today; what is on disk is read when it is asked for.
+    /// Page counts that cannot be read; pages are read when they are asked for.
     pub fn new(store: Arc<Store>, plan: &Plan) -> Result<Cache, StateError> {
         let views = plan.views.iter().map(|v| ViewPages {
             fold: Arc::clone(&v.fold),
@@ -140,18 +140,19 @@ impl Cache {
         self.take(updates, self.limit())
     }
 
-    /// Puts updates back that were committed before: pages that contain their epochs skip them. Nothing is merged on the
-    /// way, since a page that has taken one update of an epoch may still lack the next.
+    /// Puts updates back that were committed before: pages that contain their epochs skip them. `complete`: up to where
+    /// all have been put back; a page that has taken one update of a later epoch may still lack the next.
     ///
     /// # Errors
     /// A page row that cannot be read.
-    pub fn redo(&self, updates: &Updates) -> Result<(), StateError> {
-        self.take(updates, 0)
+    pub fn redo(&self, updates: &Updates, complete: u64) -> Result<(), StateError> {
+        self.take(updates, complete)
     }
 
     fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
         let view = &self.views[updates.view];
-        self.grown.fetch_add((updates.len() * view.fold.shape.stride * 8) as u64, Ordering::Relaxed);
+        let bytes = updates.len() * (PREFIX + view.fold.shape.stride) * 8 + updates.heap.len();
+        self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
         for n in 0..updates.len() {
             let update = updates.get(n, &view.fold.shape);
             let mut stripe = view.stripes[stripe_of(update.hash)].lock();
@@ -197,11 +198,18 @@ impl Cache {
         row_key.extend(key);
         let Some(row) = self.store.db().get_cf(&self.store.family("pages"), &row_key)? else { return Ok(None) };
         let chunks = self.store.family("chunks");
+        let mut failed = None;
         let page = Page::load(hash, key, &row, &self.views[view].fold, |id| {
             let mut key = row_key.clone();
             key.extend(id.to_be_bytes());
-            self.store.db().get_cf(&chunks, key).ok().flatten()
+            self.store.db().get_cf(&chunks, key).unwrap_or_else(|e| {
+                failed = Some(e);
+                None
+            })
         });
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
         page.map(Some).map_err(|e| StateError::Damaged { what: format!("a page of group {key:?}"), why: e.to_string() })
     }
 
@@ -260,7 +268,8 @@ impl Cache {
     /// Writes all dirty pages back, as of the last commit, and moves the redo point there. Returns how many were written.
     ///
     /// # Errors
-    /// The store's; pages stay in memory, and the redo point where it was.
+    /// The store's. The redo point stays where it was, and the cache is of no use any more: pages count as written whose
+    /// rows were not. Whoever gets one opens the store anew.
     pub fn write_back(&self) -> Result<usize, StateError> {
         self.write_back_at_ease(|| ())
     }

@@ -18,7 +18,7 @@ use crate::fold::layout::{self, LayoutError};
 use crate::fold::{Evaluation, Fold, Group, Wanted};
 
 /// Words before the entry in `recent`: epoch, counts-from, flags.
-const PREFIX: usize = 3;
+pub(super) const PREFIX: usize = 3;
 
 /// How long after its last window an entry is kept, for reads at stamps of a moment ago.
 const SLACK_MICROS: i64 = 10_000_000;
@@ -40,7 +40,7 @@ pub struct Page {
     listed: Vec<(u64, u64)>,
     /// Digest of the row on disk, if there is one.
     row: Option<u64>,
-    /// Written to or read since the last pass over all pages.
+    /// Written to or read since a pass last looked for idle pages.
     used: bool,
 }
 
@@ -175,16 +175,6 @@ impl Page {
         Ok(Page { merged: header.merged, base, listed, row: Some(header.digest), ..Page::new(hash, key, fold) })
     }
 
-    /// All updates up to here are in the base.
-    pub fn merged(&self) -> u64 {
-        self.merged
-    }
-
-    /// Does it differ from its row on disk?
-    pub fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
     /// Takes an update of an epoch that is not committed yet. One that the base has is skipped: a redo repeats them.
     pub fn push(&mut self, update: &Update<'_>, fold: &Fold) {
         if update.epoch <= self.merged {
@@ -305,12 +295,8 @@ impl Page {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        size_of::<Page>() + self.key.len() + self.listed.len() * 16 + self.base.memory() + self.recent.capacity() * 8
-    }
-
-    /// The base, for verification.
-    pub fn base(&self) -> &Group {
-        &self.base
+        let recent = self.recent.capacity() * 8 + self.recent_heap.capacity();
+        size_of::<Page>() + self.key.len() + self.listed.len() * 16 + self.base.memory() + recent
     }
 }
 

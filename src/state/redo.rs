@@ -35,23 +35,49 @@ pub fn redo<E: Display>(
             |why: String| StateError::Damaged { what: format!("the log of view `{}`", planned.plan.name), why };
         if !planned.logs_updates() {
             let Some(source) = plan.source_index(&planned.plan.stream.name) else { continue };
+            let mut complete = Complete::after(from);
             for record in store.tail(LogKind::Events(source), from, until)? {
-                for batch in record?.batches {
+                let record = record?;
+                let complete = complete.before(record.last);
+                for batch in record.batches {
                     for updates in project(view, &batch).map_err(|e| misfit(e.to_string()))? {
                         applied += updates.len() as u64;
-                        cache.redo(&updates)?;
+                        cache.redo(&updates, complete)?;
                     }
                 }
             }
             continue;
         }
+        let mut complete = Complete::after(from);
         for record in store.tail(LogKind::Updates(view), from, until)? {
-            for batch in record?.batches {
+            let record = record?;
+            let complete = complete.before(record.last);
+            for batch in record.batches {
                 let updates = from_batch(&batch, &planned.fold.plan).map_err(|e| misfit(e.to_string()))?;
                 applied += updates.len() as u64;
-                cache.redo(&Updates { view, ..updates })?;
+                cache.redo(&Updates { view, ..updates }, complete)?;
             }
         }
     }
     Ok(applied)
+}
+
+/// Up to where a view's updates have all been applied: the end of the commit before the one that is being read. Pages
+/// merge up to there on the way, so that memory holds no more of the tail than a running node does.
+struct Complete {
+    before: u64,
+    reading: u64,
+}
+
+impl Complete {
+    fn after(redo_point: u64) -> Complete {
+        Complete { before: redo_point, reading: redo_point }
+    }
+
+    fn before(&mut self, last: u64) -> u64 {
+        if last != self.reading {
+            (self.before, self.reading) = (self.reading, last);
+        }
+        self.before
+    }
 }
