@@ -9,8 +9,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{
@@ -29,6 +29,13 @@ const STEPS_MAX: usize = 1 << 24;
 /// # Errors
 /// DataFusion's, and a panic; on a batch also where a guard does not guard, so rows are to be asked alone then.
 pub fn evaluate(expr: &dyn PhysicalExpr, text: &str, rows: &RecordBatch) -> Result<ArrayRef> {
+    // A slice has the lists of the batch that it was cut from, and functions look at all of them.
+    let own = if rows.num_rows() == 1 && rows.columns().iter().any(|c| c.data_type().is_nested()) {
+        Some(take_record_batch(rows, &UInt32Array::from(vec![0]))?)
+    } else {
+        None
+    };
+    let rows = own.as_ref().unwrap_or(rows);
     let evaluated = catch_unwind(AssertUnwindSafe(|| expr.evaluate(rows)?.into_array(rows.num_rows())));
     evaluated.unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -221,6 +228,25 @@ mod tests {
         let rare = "a".to_string() + &"b".repeat(1_000_000);
         let replaced = values(&format!("replace(t, 'a', '{}')", "c".repeat(1000)), &[(&rare, 0)]);
         assert_eq!(replaced.expect("one match")[0].as_ref().map(String::len), Some(1_001_000));
+    }
+
+    /// Rule 22: what fails on one row's list is no failure of its neighbour.
+    #[test]
+    fn a_row_alone_is_not_judged_by_its_neighbours_lists() {
+        use arrow::array::ListBuilder;
+        use arrow::array::StringBuilder;
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        ["1", "a"].into_iter().for_each(|tag| lists.append_value([Some(tag)]));
+        let lists = lists.finish();
+        let schema = Arc::new(Schema::new(vec![Field::new("tags", lists.data_type().clone(), true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(lists)]).expect("one column");
+        let schema = datafusion::common::DFSchema::try_from(schema.as_ref().clone()).expect("one column");
+        let context = SessionContext::new();
+        let casts = context.parse_sql_expr("array_has(tags, 1)", &schema).expect("SQL");
+        let casts = context.create_physical_expr(casts, &schema).expect("its column is there");
+        let has = |row: usize| evaluate(casts.as_ref(), "it", &batch.slice(row, 1));
+        assert!(has(0).expect("a number").as_boolean().value(0));
+        assert!(has(1).is_err());
     }
 
     #[test]

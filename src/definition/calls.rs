@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, lit};
 use super::exact::WITHIN_PRECISION;
 use super::expressions::FIELDS;
 use super::functions::{calls, unlisted};
-use super::meaning::{Kind, ONE_ZERO, name, one_family, one_zero, refuse};
+use super::meaning::{Kind, ONE_ZERO, name, one_family, one_zero, refuse, shown};
 use super::times::{BIN, TRUNC, bin, trunc};
 use super::timestamp;
 
@@ -44,6 +44,7 @@ pub(super) fn call(function: ScalarFunction, schema: &DFSchema) -> Result<Transf
         );
     }
     fields_of_times(&called, &args)?;
+    refuse_unlike(&called, &args)?;
     evaluated(called.as_str(), function, schema)
 }
 
@@ -78,6 +79,39 @@ fn evaluated(called: &str, mut function: ScalarFunction, schema: &DFSchema) -> R
         }
         _ => Transformed::no(expr),
     })
+}
+
+/// What the types alone do not show.
+fn refuse_unlike(called: &str, args: &[(&Expr, &DataType)]) -> Result<()> {
+    match (called, args) {
+        // It casts the whole list to the value's type, and fails on what does not fit.
+        ("array_contains" | "array_has" | "list_contains" | "list_has", [(_, DataType::List(item)), (_, value)]) => {
+            let (item, kind) = (Kind::of(item.data_type()), Kind::of(value));
+            let numbers = item.is_number() && kind.is_number();
+            if item == kind || kind == Kind::Null || numbers {
+                return Ok(());
+            }
+            let message = format!("{called} looks for {} in {}", name(value), name(args[0].1));
+            refuse(message, "look for a value of the type of the list's elements")
+        }
+        // How many digits the result has depends on the number, which the type of a plan does not.
+        ("round" | "trunc", [(_, DataType::Decimal128(_, _)), _]) => refuse(
+            format!("{called} of a DECIMAL to some digits is not supported"),
+            format!("write CAST({} AS DECIMAL(p, s)), which rounds", shown(args[0].0)),
+        ),
+        ("named_struct", _) => {
+            let mut names = std::collections::HashSet::new();
+            let repeated = args.iter().step_by(2).find_map(|(e, _)| match e {
+                Expr::Literal(ScalarValue::Utf8(Some(name)), _) if !names.insert(name) => Some(name),
+                _ => None,
+            });
+            match repeated {
+                Some(name) => refuse(format!("two fields of the struct are called '{name}'"), "rename one"),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Do arguments of these types fit one way to call a function? See [`super::functions::SCALARS`].

@@ -33,30 +33,30 @@ pub(super) fn refuse_hopeless(expr: &Expr, schema: &DFSchema) -> Result<()> {
     }
     let mut failure = None;
     for row in 0..ROWS {
-        match tried(expr, &operands, schema, row) {
-            Ok(()) => return Ok(()),
-            // What cannot be run in this form says nothing of its constants.
-            Err(error) => match error.find_root() {
-                DataFusionError::Execution(_) | DataFusionError::ArrowError(_, _) | DataFusionError::External(_) => {
-                    failure = failure.or(Some(error));
-                }
-                _ => return Ok(()),
-            },
+        // What cannot be run in this form says nothing of its constants.
+        let Ok(outcome) = tried(expr, &operands, schema, row) else { return Ok(()) };
+        let Err(error) = outcome else { return Ok(()) };
+        match error.find_root() {
+            DataFusionError::NotImplemented(_) | DataFusionError::Internal(_) => return Ok(()),
+            _ => failure = failure.or(Some(error)),
         }
     }
     let why = failure.map_or(String::new(), |e| plain(&e.find_root().strip_backtrace()));
     refuse(format!("this fails on every row: {why}"), "mend the constants in it")
 }
 
+/// Sums and products wrap where DataFusion folds constants.
+const CALCULATES: [Operator; 5] =
+    [Operator::Plus, Operator::Minus, Operator::Multiply, Operator::Divide, Operator::Modulo];
+
 /// The operands of what is tried.
 fn operands(expr: &Expr) -> Option<Vec<Expr>> {
-    // The first are as long as they are told to be. The others give back an argument, and DataFusion runs some of them in
+    // These give back an argument, and DataFusion runs some of them in
     // another form only.
-    const UNTRIED: [&str; 9] =
-        ["repeat", "lpad", "rpad", "coalesce", "nvl", "nullif", "greatest", "least", "make_array"];
+    const UNTRIED: [&str; 6] = ["coalesce", "nvl", "nullif", "greatest", "least", "make_array"];
     match expr {
         Expr::ScalarFunction(f) if !UNTRIED.contains(&f.func.name()) => Some(f.args.clone()),
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide | Operator::Modulo, right }) => {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if CALCULATES.contains(op) => {
             Some(vec![left.as_ref().clone(), right.as_ref().clone()])
         }
         Expr::Cast(Cast { expr, .. }) => Some(vec![expr.as_ref().clone()]),
@@ -75,8 +75,9 @@ fn is_constant(expr: &Expr) -> bool {
     !expr.exists(varies).unwrap_or(true)
 }
 
-/// Evaluates the expression with the n-th usual value for each operand that is not constant.
-fn tried(expr: &Expr, operands: &[Expr], schema: &DFSchema, row: usize) -> Result<()> {
+/// Evaluates the expression with the n-th usual value for each operand that is not constant: outside, what kept it from
+/// being evaluated; inside, what came of it.
+fn tried(expr: &Expr, operands: &[Expr], schema: &DFSchema, row: usize) -> Result<Result<()>> {
     let (mut fields, mut columns, mut given) = (vec![], vec![], vec![]);
     for (n, operand) in operands.iter().enumerate() {
         if is_constant(operand) {
@@ -113,7 +114,7 @@ fn tried(expr: &Expr, operands: &[Expr], schema: &DFSchema, row: usize) -> Resul
     let expr = checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?)?;
     let batch = RecordBatch::try_new(arrow, columns)?;
     let outcome = catch_unwind(AssertUnwindSafe(|| expr.evaluate(&batch)?.into_array(1)));
-    outcome.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".into()))).map(|_| ())
+    Ok(outcome.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".into()))).map(|_| ()))
 }
 
 /// A usual value of a type; null where nobody said what is usual.

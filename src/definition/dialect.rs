@@ -3,7 +3,7 @@
 //! One dialect for definitions, for `plan` and for `verify`, so that one text has one meaning.
 //!
 //! Invariant: every flag that sqlparser's `GenericDialect` sets is set here (a new version of sqlparser may add some).
-//! Neighbours: `sql` parses statements with it; `plan` takes the `AS OF` clauses out of the tree.
+//! Neighbours: `sql` parses statements with it; `clauses` says which of what it parses is accepted.
 
 use std::any::TypeId;
 

@@ -130,7 +130,11 @@ impl Walk<'_> {
             Expr::Trim { expr, trim_where: _, trim_what, trim_characters } => {
                 self.expr(expr);
                 trim_what.iter().for_each(|e| self.expr(e));
-                trim_characters.iter().flatten().for_each(|e| self.expr(e));
+                let characters = trim_characters.iter().flatten();
+                characters.clone().for_each(|e| self.expr(e));
+                if let Some(second) = characters.clone().nth(1) {
+                    self.refuse(second.span(), "trim takes one text of characters", "write all of them in one text");
+                }
             }
             Expr::Value(value) => self.value(value),
             Expr::TypedString(TypedString { data_type, value, uses_odbc_syntax: _ }) => match data_type {

@@ -129,11 +129,7 @@ fn explain(fault: Fault, tokens: &[TokenWithSpan], file: &File) -> Diagnostic {
         ParserError::ParserError(text) | ParserError::TokenizerError(text) => text,
         ParserError::RecursionLimitExceeded => {
             let whole = TokenSpan::new(tokens[0].span.start, end_of(tokens).end);
-            return file.problem(
-                whole,
-                "the statement is nested too deeply",
-                "split it into several views, or use WITH",
-            );
+            return file.problem(whole, "the statement is nested too deeply", "split it into several views");
         }
     };
     let (message, location) = locate(&text);

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::physical_expr::utils::collect_columns;
 
 use super::feature::NOW;
-use super::operator::{Output, ViewPlan};
+use super::operator::{Compiled, Output, ViewPlan};
+use crate::definition::bounded::evaluate;
 use crate::definition::timestamp;
 use crate::fold::Wanted;
 
@@ -101,9 +102,9 @@ impl Outputs {
         let feature = |n: &usize| match &self.plan.features[*n].output {
             Output::Group(g) => Ok(Arc::clone(&groups[*g])),
             Output::Aggregate(a) => Ok(Arc::clone(&aggregates[*a])),
-            Output::Expression(c) => match c.expr.evaluate(&rows).and_then(|v| v.into_array(rows.num_rows())) {
+            Output::Expression(c) => match evaluate(c.expr.as_ref(), &c.text, &rows) {
                 Ok(array) => Ok(array),
-                Err(_) => alone(c.expr.as_ref(), &rows, &c.data_type),
+                Err(_) => alone(c, &rows),
             },
         };
         wanted.iter().map(feature).collect()
@@ -111,18 +112,14 @@ impl Outputs {
 }
 
 /// Each row by itself; null where that fails.
-fn alone(
-    expr: &dyn datafusion::physical_expr::PhysicalExpr,
-    rows: &RecordBatch,
-    data_type: &DataType,
-) -> Result<ArrayRef, DataFusionError> {
+fn alone(c: &Compiled, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
     let one = |n: usize| {
-        let value = expr.evaluate(&rows.slice(n, 1)).and_then(|v| v.into_array(1));
-        value.unwrap_or_else(|_| new_null_array(data_type, 1))
+        let value = evaluate(c.expr.as_ref(), &c.text, &rows.slice(n, 1));
+        value.unwrap_or_else(|_| new_null_array(&c.data_type, 1))
     };
     let parts: Vec<ArrayRef> = (0..rows.num_rows()).map(one).collect();
     if parts.is_empty() {
-        return Ok(new_null_array(data_type, 0));
+        return Ok(new_null_array(&c.data_type, 0));
     }
     Ok(concat(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())?)
 }

@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::bind::compile;
 use super::operator::JoinPlan;
-use super::refusal::{LowerError, SHAPE, name_of, refuse};
+use super::refusal::{LowerError, SHAPE, name_of, refuse, refuse_expr};
 use super::temporal::mentions_now;
 use crate::definition::{Definitions, Source, sql_name, timestamp};
 
@@ -187,9 +187,9 @@ impl<'a> Row<'a> {
                 if let Some(filter) = &join.filter {
                     conditions.extend(split_conjunction(filter).into_iter().cloned());
                 }
-                if left && conditions.iter().any(mentions_now) {
+                if let Some(condition) = conditions.iter().find(|c| left && mentions_now(c)) {
                     let help = "compare it with the event time in WHERE or FILTER";
-                    return refuse("now() may not stand in the condition of a LEFT JOIN", help);
+                    return refuse_expr(condition, "now() may not stand in the condition of a LEFT JOIN", help);
                 }
                 self.add_step(before, left, conditions)
             }
@@ -226,13 +226,17 @@ impl<'a> Row<'a> {
                 None => rest.push(condition),
             }
         }
+        if let Some((key, _)) = keys.iter().find(|(a, b)| mentions_now(a) || mentions_now(b)) {
+            let help = "join on columns; compare now() with the event time in WHERE or FILTER";
+            return refuse_expr(key, "now() may not stand in the equality of a join", help);
+        }
         if keys.is_empty() {
             return refuse("a join needs an equality", "write JOIN table ON stream.a = table.b");
         }
-        if left && rest.iter().any(|c| self.only(c, relation) != Some(true)) {
+        if let Some(condition) = rest.iter().find(|c| left && self.only(c, relation) != Some(true)) {
             let help =
                 "keep equalities, and conditions on the joined table alone, in ON; put others into WHERE or FILTER";
-            return refuse("this condition of a LEFT JOIN is not supported yet", help);
+            return refuse_expr(condition, "this condition of a LEFT JOIN is not supported yet", help);
         }
         self.steps.push(Step { relation, left, keys, rest });
         Ok(())

@@ -79,6 +79,7 @@ impl<'a> Comparison<'a> {
         group: &[u8],
     ) {
         let theirs = told.values(group);
+        assert_eq!(theirs.len(), ours.len(), "a group that is compared is one that the events have, or none has");
         for ((feature, ours), theirs) in self.plan.features.iter().zip(ours).zip(theirs) {
             self.report.checked += 1;
             if !same(ours, theirs) {

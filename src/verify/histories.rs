@@ -23,9 +23,6 @@ use crate::offline::{History, HistoryRequest, Mode};
 
 /// Labels of one request: a request reads the log once.
 const LABELS: usize = 1 << 18;
-/// The labels' time column.
-const TIME: &str = "as_of";
-
 /// Asks for a history of the groups at the stamps, and compares it row by row. `until`: the last commit's visible instant.
 #[expect(clippy::too_many_arguments, reason = "all that a comparison has found out so far")]
 pub(super) fn compare(
@@ -39,8 +36,10 @@ pub(super) fn compare(
     rng: &mut StdRng,
 ) -> Result<(), VerifyError> {
     let planned = &verifier.plan.views[view].plan;
-    if planned.entity.iter().any(|(name, _)| name == TIME) {
-        return Ok(()); // the time column of labels cannot be told from the entity
+    // Told from the entity's columns by its name.
+    let mut time = "as_of".to_string();
+    while planned.entity.iter().any(|(name, _)| *name == time) {
+        time.push('_');
     }
     let codec = EntityCodec::new(planned).map_err(compute)?;
     let mut by_mode: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
@@ -61,8 +60,8 @@ pub(super) fn compare(
         let history = History::new(verifier.offline, &request)?;
         labels.shuffle(rng);
         for part in labels.chunks(LABELS) {
-            let batch = batch(verifier, view, &entities, stamps, part)?;
-            let answers = history.join(&batch, Some(TIME), 0)?;
+            let batch = batch(verifier, view, &time, &entities, stamps, part)?;
+            let answers = history.join(&batch, Some(&time), 0)?;
             for (row, (g, s)) in part.iter().enumerate() {
                 let (stamp, group) = (&stamps[*s], groups[*g]);
                 compared.entity(entities[*g].as_deref().unwrap_or_default());
@@ -80,6 +79,7 @@ pub(super) fn compare(
 fn batch(
     verifier: &Verifier<'_>,
     view: usize,
+    time: &str,
     entities: &[Option<Vec<ScalarValue>>],
     stamps: &[Stamp],
     labels: &[(usize, usize)],
@@ -92,7 +92,7 @@ fn batch(
         fields.push(Field::new(name, column.data_type().clone(), true));
         columns.push(column);
     }
-    fields.push(Field::new(TIME, timestamp(), false));
+    fields.push(Field::new(time, timestamp(), false));
     columns.push(Arc::new(TimestampMicrosecondArray::from_iter_values(labels.iter().map(|(_, s)| stamps[*s].at))));
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(compute)
 }

@@ -49,7 +49,11 @@ pub fn check(plan: &Plan, store: &Store, offline: &Offline) -> Result<Found, Ver
         }
     }
     let sorted = store.sorted_positions()?;
-    for ((source, partition), offsets) in &present {
+    let ends = committed.0.iter().flat_map(|(source, ends)| ends.keys().map(|p| (source.clone(), *p)));
+    let places: BTreeSet<(String, i32)> = ends.chain(present.keys().cloned()).collect();
+    for (source, partition) in &places {
+        let nothing = BTreeSet::new();
+        let offsets = present.get(&(source.clone(), *partition)).unwrap_or(&nothing);
         let end = committed.get(source, *partition);
         let last = offsets.last().copied().unwrap_or(-1);
         if last >= end && !(sorted.contains_key(source) && end == 0) {

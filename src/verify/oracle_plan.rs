@@ -130,7 +130,7 @@ fn call(expr: Expr) -> std::result::Result<Call, String> {
     if !AGGREGATES.contains(&name) {
         return Err(format!("the aggregate {name}"));
     }
-    if function.params.distinct && !["count", "array_agg", "min", "max"].contains(&name) {
+    if function.params.distinct && !["count", "array_agg", "min", "max", "bool_and", "bool_or"].contains(&name) {
         return Err(format!("{name}(DISTINCT ..)"));
     }
     let filter = function.params.filter.take().map_or_else(Vec::new, |filter| split_conjunction_owned(*filter));

@@ -157,6 +157,8 @@ fn evaluate_range(
     }
     // An expression that panics on a row fails on it.
     let part = batch.slice(start, rows);
+    // Alone means with its own lists: a slice's are those of the whole batch.
+    let part = if rows == 1 { take_record_batch(&part, &UInt32Array::from(vec![0]))? } else { part };
     let value = catch_unwind(AssertUnwindSafe(|| expr.evaluate(&part)?.into_array(rows)));
     match value.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".into()))) {
         Ok(array) => pieces.push(array),

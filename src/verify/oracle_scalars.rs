@@ -144,7 +144,14 @@ impl ScalarUDFImpl for ArraySum {
         let moments: Vec<Option<Moments>> = moments.collect::<Result<_>>()?;
         let moments = moments.iter().map(|m| m.as_ref().filter(|m| m.count > 0));
         Ok(ColumnarValue::Array(match args.return_field.data_type() {
-            DataType::Int64 => Arc::new(moments.map(|m| i64::try_from(m?.sum.integer()).ok()).collect::<Int64Array>()),
+            DataType::Int64 => {
+                // A row on which a feature's expression fails is refused, and has no null.
+                let fits = |m: &Moments| {
+                    let sum = i64::try_from(m.sum.integer());
+                    sum.or_else(|_| exec_err!("the sum of a list does not fit BIGINT"))
+                };
+                Arc::new(moments.map(|m| m.map(fits).transpose()).collect::<Result<Int64Array>>()?)
+            }
             _ => Arc::new(moments.map(|m| Some(m?.sum_over(1, 0))).collect::<Float64Array>()),
         }))
     }

@@ -336,7 +336,7 @@ impl Run {
             kept = Some(kept.map_or(Ok(holds.clone()), |kept| and(&kept, &holds))?);
         }
         let kept = kept.map(|kept| Box::new(table.add(Arc::new(kept))));
-        let distinct = params.distinct && !matches!(name, "min" | "max");
+        let distinct = params.distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or");
         let call = AggregateFunction::new_udf(func, args, distinct, kept, order_by, params.null_treatment);
         Ok(Expr::AggregateFunction(call))
     }

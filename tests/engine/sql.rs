@@ -5,7 +5,8 @@ use super::support::{Deployment, How};
 use headwater::source::replay::ReplayClock;
 
 const EVENTS: &str = "CREATE STREAM events (
-  u BIGINT, i BIGINT, n INT, x DOUBLE, d DECIMAL(12, 2), s TEXT, l DOUBLE[], day DATE, other TIMESTAMP, ts TIMESTAMP NOT NULL
+  u BIGINT, i BIGINT, n INT, x DOUBLE, d DECIMAL(12, 2), s TEXT, l DOUBLE[], ns BIGINT[], yes BOOLEAN,
+  day DATE, other TIMESTAMP, ts TIMESTAMP NOT NULL
 ) EVENT TIME ts FROM FILE (path = 'events.jsonl', format = 'jsonl');
 CREATE TABLE names (u BIGINT PRIMARY KEY, day DATE, ms BIGINT) FROM FILE (path = 'names.csv', format = 'csv');\n";
 
@@ -166,6 +167,50 @@ fn negation_does_not_wrap_around() {
     let refused = deployment.load().open(&deployment.path("data")).refused();
     let views: Vec<_> = refused.iter().map(|r| (r.1, r.2.as_deref().expect("a view's refusal"))).collect();
     assert_eq!(views, [(0, "filtered"), (0, "opposites"), (0, "sizes")]);
+}
+
+/// What the proof once read otherwise than the engine, or not at all.
+#[test]
+fn the_proof_reads_what_the_engine_reads() {
+    let views = "CREATE FEATURE VIEW sums AS SELECT u, max(list_sum(ns)) AS most, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW distinct_conditions AS SELECT u, bool_and(DISTINCT yes) AS every, bool_or(DISTINCT yes) AS any FROM events GROUP BY u;
+    CREATE FEATURE VIEW rounded AS SELECT round(d) AS whole, max(round(d)) AS most, sum(round(d)) AS sum FROM events GROUP BY round(d);
+    CREATE FEATURE VIEW named AS SELECT s AS as_of, count(*) AS rows FROM events GROUP BY s;
+    CREATE FEATURE VIEW wide AS SELECT u, max(lpad(s, i, '0')) AS padded, max(repeat(s, i)) AS often, count(*) AS rows FROM events GROUP BY u;";
+    let rows = [
+        r#"{"u":1,"i":3,"ns":[9223372036854775807,1],"yes":true,"d":"1.50","s":"a","ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"i":9223372036854775807,"ns":[4,1],"yes":false,"d":"2.49","s":"b","ts":"2024-01-10T00:00:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    says(&deployment, "sums", "1", "2024-01-11T00:00:00Z", &[r#""most":5"#, r#""rows":1"#]);
+    says(&deployment, "distinct_conditions", "1", "2024-01-11T00:00:00Z", &[r#""every":false"#, r#""any":true"#]);
+    says(&deployment, "rounded", "2", "2024-01-11T00:00:00Z", &[r#""sum":"4""#]);
+    says(&deployment, "named", "a", "2024-01-11T00:00:00Z", &[r#""rows":1"#]);
+    says(&deployment, "wide", "1", "2024-01-11T00:00:00Z", &[r#""padded":"00a""#, r#""often":"aaa""#, r#""rows":1"#]);
+}
+
+/// What would fail on every row, or mean another thing than it says, is refused where it stands.
+#[test]
+fn what_never_works_is_refused_at_its_word() {
+    let refused = |select: &str, words: &[&str]| {
+        let view = format!("CREATE FEATURE VIEW v AS {select};");
+        Deployment::new(&[("a.sql", EVENTS), ("b.sql", &view), ("./names.csv", NAMES)])
+            .run("check", "data", &[])
+            .expect(2, words);
+    };
+    let of = |what: &str, words: &[&str]| refused(&format!("SELECT u, {what} AS f FROM events GROUP BY u"), words);
+    of("count(*) FILTER (WHERE i > 9223372036854775807 + 1)", &["this fails on every row", "b.sql:1:63"]);
+    of("max(CAST(2147483647 AS INT) + CAST(1 AS INT))", &["this fails on every row"]);
+    of("count(*) FILTER (WHERE regexp_like(s, 'a', 'g'))", &["this fails on every row"]);
+    of("max(lpad('x', 9999999999))", &["lpad would give more than"]);
+    of("max(trim(s, 'a', 'b'))", &["trim takes one text of characters"]);
+    of("count(*) FILTER (WHERE array_has(ns, s))", &["array_has looks for TEXT in BIGINT[]"]);
+    of("max(round(d, 1))", &["AS DECIMAL(p, s)), which rounds"]);
+    of("last_value(named_struct('a', i, 'a', x))", &["two fields of the struct are called 'a'"]);
+    let join = "SELECT e.u, count(*) AS n FROM events AS e JOIN names AS t ON CASE WHEN now() > e.ts THEN e.u ELSE 0 END = t.u GROUP BY e.u";
+    refused(join, &["now() may not stand in the equality of a join"]);
+    let left = "SELECT e.u, count(*) AS n FROM events AS e LEFT JOIN names AS t ON t.u = e.u AND e.i > 5 GROUP BY e.u";
+    refused(left, &["this condition of a LEFT JOIN", "b.sql:1:"]);
 }
 
 /// D9: `=` sees the event time rounded down, as the other comparisons do; rule 14: without a grid it is exact.
