@@ -1,6 +1,6 @@
 //! One node: starts, wires and stops the parts, in that order; computes nothing.
 //!
-//! Start: open the store, redo the log into pages, build the dataflow, feed arrangements what they held. Stop: take no
+//! Start: open the store, redo the log into pages, build the dataflow, feed the joins what they held. Stop: take no
 //! more input, wait for the last commit, write pages back, seal the tail.
 //!
 //! Invariants: input reaches the committer before the workers hear that its epochs are over; at most a few slices are
@@ -18,6 +18,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::dataflow::commit::{Committer, Input, Progress, ToCommitter};
 use crate::dataflow::{Feed, Shared, SteppedWorker, run_worker};
+use crate::event::EventBatch;
 use crate::monitor;
 use crate::offline::{Offline, OfflineError};
 use crate::plan::Plan;
@@ -32,7 +33,7 @@ use crate::time::{Clock, Epoch};
 
 /// Slices fed and not yet committed, at most.
 const UNDER_WAY: usize = 4;
-/// Batches of the log that wait for a worker while arrangements are rebuilt, at most.
+/// Batches of the log that wait for a worker while joins are rebuilt, at most.
 const AGAIN_UNDER_WAY: usize = 8;
 
 /// Why a node cannot start or go on.
@@ -183,7 +184,7 @@ impl Node {
             stop: AtomicBool::new(false),
             failed: parking_lot::Mutex::new(None),
         });
-        // Once a node has been live here all that is past is settled, also while arrangements are rebuilt.
+        // Once a node has been live here all that is past is settled, also while joins are rebuilt.
         let live = store.has_been_live()?;
         let committer = Committer::new(
             Arc::clone(&plan),
@@ -216,7 +217,7 @@ impl Node {
         Ok((node, SteppedCommitter { committer, inbox, report }))
     }
 
-    /// Rebuilds arrangements: all events of sources that joins read enter again, at the resumed epoch. Reads are answered
+    /// Rebuilds the joins' state: all events of sources that joins read enter again, at the resumed epoch. Reads are answered
     /// meanwhile. Nothing may be fed before; a `stop` that is set ends it early, and then nothing may be fed at all.
     ///
     /// # Errors
@@ -230,7 +231,7 @@ impl Node {
     /// # Errors
     /// As of [`Node::rebuild`].
     pub fn rebuild_resting(&mut self, stop: &AtomicBool, mut rest: impl FnMut()) -> Result<(), EngineError> {
-        let joined = self.plan.views.iter().filter(|v| !v.plan.joins.is_empty());
+        let joined = self.plan.views.iter().filter(|v| v.logs_updates());
         let names =
             joined.flat_map(|v| std::iter::once(&v.plan.stream.name).chain(v.plan.joins.iter().map(|j| &j.table.name)));
         let sources: BTreeSet<usize> = names.filter_map(|n| self.plan.source_index(n)).collect();
@@ -247,7 +248,7 @@ impl Node {
                     let _ = self.wakers[turn].activate();
                     rest();
                 }
-                let _ = self.feeds[turn].send(Feed::Again(source, batch));
+                let _ = self.feeds[turn].send(Feed::Again(source, EventBatch::new(batch)?));
                 Ok(())
             });
             match all {
@@ -318,7 +319,8 @@ impl Node {
         };
         let _ = self.shared.committer.send(ToCommitter::Input(input, clock));
         for (source, batch) in events {
-            let rows = batch.num_rows();
+            let batch = EventBatch::new(batch).map_err(OfflineError::from)?;
+            let rows = batch.len();
             let part = rows.div_ceil(self.feeds.len()).max(1);
             for (n, from) in (0..rows).step_by(part).enumerate() {
                 let part = batch.slice(from, part.min(rows - from));

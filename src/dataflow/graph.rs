@@ -44,7 +44,7 @@ pub(super) fn build(
         let mut tables: BTreeMap<usize, Rows<'_>> = BTreeMap::new();
         for (n, planned) in shared.plan.views.iter().enumerate() {
             let first = scope.worker().peek_identifier();
-            let updates = if planned.plan.joins.is_empty() {
+            let updates = if !planned.logs_updates() {
                 let name = format!("project {}", planned.plan.name);
                 direct(watched(events.clone(), &name, Side::Input, recorder), n, shared, peers)
             } else {

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::operator::source;
@@ -13,15 +12,16 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::SyncActivator;
 
 use super::rows::Time;
+use crate::event::EventBatch;
 use crate::telemetry::lag::RowCounters;
 
 /// What a worker is fed.
 #[derive(Clone, Debug)]
 pub enum Feed {
     /// Rows of a source (index in the plan), in its `row_schema`, of epochs at or above the last tick.
-    Rows(usize, RecordBatch),
-    /// Rows that were committed before a restart: they rebuild arrangements, at the resumed epoch.
-    Again(usize, RecordBatch),
+    Rows(usize, EventBatch),
+    /// Rows that were committed before a restart: they rebuild the joins' state, at the resumed epoch.
+    Again(usize, EventBatch),
     /// No row below this epoch will come.
     Tick(Time),
 }
@@ -32,7 +32,7 @@ pub(super) struct Event {
     /// Index in the plan.
     pub(super) source: usize,
     /// In its `row_schema`.
-    pub(super) batch: RecordBatch,
+    pub(super) batch: EventBatch,
     /// Committed before a restart.
     pub(super) again: bool,
 }
@@ -57,7 +57,7 @@ pub(super) fn feed<'s>(
             for _ in 0..16 {
                 match inbox.try_recv() {
                     Ok(Feed::Rows(source, batch)) => {
-                        rows.gave(batch.num_rows());
+                        rows.gave(batch.len());
                         output.session(&*held).give(Event { source, batch, again: false });
                     }
                     Ok(Feed::Again(source, batch)) => {

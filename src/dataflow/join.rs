@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::DataFusionError;
@@ -30,6 +30,7 @@ use super::judge::{Refusal, Refusals, judged};
 use super::overlap::{Change, Kind, Overlap};
 use super::rows::{Dated, Diff, Row, Time, sortable, unsortable};
 use crate::definition::SourceKind;
+use crate::event::EventBatch;
 use crate::fold::entry::CLOSING;
 use crate::plan::operator::{Compiled, JoinPlan, ViewPlan};
 use crate::plan::project::{holds, normal, value};
@@ -203,20 +204,16 @@ fn schema_after(plan: &ViewPlan, joins: usize) -> SchemaRef {
 ///
 /// # Errors
 /// A batch of another schema.
-pub fn encode_stream(plan: &ViewPlan, codec: &Codec, batch: &RecordBatch) -> Result<Vec<(usize, Dated)>, ArrowError> {
-    let schema = batch.schema();
-    let column = |name: &str| schema.index_of(name).map(|n| batch.column(n));
-    let event_time = column("_event_time")?.as_primitive::<TimestampMicrosecondType>();
-    let partition = column("_partition")?.as_primitive::<Int32Type>();
-    let offset = column("_offset")?.as_primitive::<Int64Type>();
-    let rows = codec.encode(&batch.project(&plan.stream_columns)?)?;
+pub fn encode_stream(plan: &ViewPlan, codec: &Codec, batch: &EventBatch) -> Result<Vec<(usize, Dated)>, ArrowError> {
+    let (event_times, partitions, offsets) = (batch.event_times(), batch.partitions(), batch.offsets());
+    let rows = codec.encode(&batch.rows().project(&plan.stream_columns)?)?;
     let encode = |n: usize| {
-        let place = Place { event_time: event_time.value(n), partition: partition.value(n), offset: offset.value(n) };
+        let place = Place { event_time: event_times.value(n), partition: partitions[n], offset: offsets[n] };
         let (valid_from, valid_to) = (place.event_time, plan.fold.admitted_until(place.event_time));
         let row = || Row::cat(&[&place.encode(), rows.row(n)]);
         (valid_from < valid_to).then(|| (n, Dated { row: row(), valid_from, valid_to }))
     };
-    Ok((0..batch.num_rows()).filter_map(encode).collect())
+    Ok((0..batch.len()).filter_map(encode).collect())
 }
 
 /// A codec for the rows that enter the first join.

@@ -73,15 +73,9 @@ impl Refusals {
         self.refused = rest;
         // A row whose end moved leaves and comes again: that is nothing new.
         consolidate_updates(&mut due);
-        let rejected = due.into_iter().filter(|(_, _, diff)| *diff > 0).map(|(refusal, epoch, _)| Rejected {
-            source: self.source.clone(),
-            view: Some(self.view.clone()),
-            partition: refusal.partition,
-            offset: refusal.offset,
-            reason: format!("expression: {}", refusal.reason),
-            epoch,
-            key: None,
-            bytes: vec![],
+        let rejected = due.into_iter().filter(|(_, _, diff)| *diff > 0).map(|(refusal, epoch, _)| {
+            let place = (refusal.partition, refusal.offset);
+            Rejected::by_view(&self.source, &self.view, place, epoch, &refusal.reason)
         });
         let rejected: Vec<Rejected> = rejected.collect();
         if !rejected.is_empty() {

@@ -16,8 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::array::{Array, AsArray};
 use arrow::row::{RowConverter, SortField};
 use rustc_hash::FxHashMap;
 use timely::container::CapacityContainerBuilder;
@@ -27,6 +26,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use super::rows::{Dated, Diff, Row, Time};
 use crate::definition::{Source, SourceKind};
+use crate::event::EventBatch;
 use crate::plan::project::normal;
 
 /// A record of a table on its way to the worker that owns its key.
@@ -48,7 +48,7 @@ pub struct UpsertReader {
     keys: RowConverter,
     rows: RowConverter,
     timed: bool,
-    columns: [usize; 4],
+    deleted: usize,
 }
 
 impl UpsertReader {
@@ -62,13 +62,12 @@ impl UpsertReader {
             return Err(arrow::error::ArrowError::SchemaError(format!("{} is not a table", table.name)));
         };
         let field = |n: &usize| SortField::new(schema.field(*n).data_type().clone());
-        let at = |name: &str| schema.index_of(name);
         Ok(UpsertReader {
             keys: RowConverter::new(key.iter().map(field).collect())?,
             rows: RowConverter::new(schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect())?,
             key: key.clone(),
             timed: table.event_time.is_some(),
-            columns: [at("_event_time")?, at("_partition")?, at("_offset")?, at("_deleted")?],
+            deleted: schema.index_of("_deleted")?,
         })
     }
 
@@ -76,26 +75,24 @@ impl UpsertReader {
     ///
     /// # Errors
     /// A batch of another schema.
-    pub fn read(&self, batch: &RecordBatch, epoch: Option<Time>) -> Result<Vec<Upsert>, arrow::error::ArrowError> {
-        let columns = batch.columns();
+    pub fn read(&self, batch: &EventBatch, epoch: Option<Time>) -> Result<Vec<Upsert>, arrow::error::ArrowError> {
+        let columns = batch.rows().columns();
         let keys: Vec<_> = self.key.iter().map(|k| normal(Arc::clone(&columns[*k]))).collect();
         let (keys, rows) = (self.keys.convert_columns(&keys)?, self.rows.convert_columns(columns)?);
-        let event_time = columns[self.columns[0]].as_primitive::<TimestampMicrosecondType>();
-        let partition = columns[self.columns[1]].as_primitive::<Int32Type>();
-        let offset = columns[self.columns[2]].as_primitive::<Int64Type>();
-        let deleted = columns[self.columns[3]].as_boolean();
-        let epochs = batch.column(batch.schema().index_of("_epoch")?).as_primitive::<TimestampMicrosecondType>();
+        let (event_times, epochs) = (batch.event_times(), batch.epochs());
+        let (partitions, offsets) = (batch.partitions(), batch.offsets());
+        let deleted = columns[self.deleted].as_boolean();
         let upsert = |n: usize| Upsert {
             key: Row::from_slice(keys.row(n).as_ref()),
             place: (
-                if self.timed && event_time.is_valid(n) { event_time.value(n) } else { i64::MIN },
-                partition.value(n),
-                offset.value(n),
+                if self.timed && event_times.is_valid(n) { event_times.value(n) } else { i64::MIN },
+                partitions[n],
+                offsets[n],
             ),
             row: (!deleted.value(n)).then(|| Row::from_slice(rows.row(n).as_ref())),
-            epoch: epoch.unwrap_or_else(|| epochs.value(n).cast_unsigned()),
+            epoch: epoch.unwrap_or_else(|| epochs[n].cast_unsigned()),
         };
-        Ok((0..batch.num_rows()).map(upsert).collect())
+        Ok((0..batch.len()).map(upsert).collect())
     }
 }
 

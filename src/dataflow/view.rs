@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use datafusion::common::DataFusionError;
 use differential_dataflow::consolidation::consolidate_updates;
 use timely::container::CapacityContainerBuilder;
@@ -54,7 +53,7 @@ pub(super) fn direct<'s>(
                 for event in data.drain(..).filter(|e| e.source == stream && !e.again) {
                     match projector.project_events(&event.batch, peers) {
                         Ok(projected) => {
-                            rows.took(event.batch.num_rows());
+                            rows.took(event.batch.len());
                             rows.gave(projected.updates.iter().map(Updates::len).sum());
                             refuse_events(&shared, &projector, &event.batch, &projected.refused);
                             out.give_iterator(projected.updates.into_iter().filter(|u| !u.is_empty()));
@@ -68,20 +67,14 @@ pub(super) fn direct<'s>(
 }
 
 /// Sends rows that a view could not take to the quarantine.
-fn refuse_events(shared: &Shared, projector: &Projector, batch: &RecordBatch, refused: &[(usize, String)]) {
+fn refuse_events(shared: &Shared, projector: &Projector, events: &EventBatch, refused: &[(usize, String)]) {
     if refused.is_empty() {
         return;
     }
-    let events = EventBatch::new(batch.clone()).expect("what was projected is a batch of events");
-    let rejected = refused.iter().map(|(row, reason)| Rejected {
-        source: projector.plan().stream.name.clone(),
-        view: Some(projector.plan().name.clone()),
-        partition: events.partitions()[*row],
-        offset: events.offsets()[*row],
-        reason: format!("expression: {reason}"),
-        epoch: events.epochs()[*row].cast_unsigned(),
-        key: None,
-        bytes: vec![],
+    let plan = projector.plan();
+    let rejected = refused.iter().map(|(row, reason)| {
+        let place = (events.partitions()[*row], events.offsets()[*row]);
+        Rejected::by_view(&plan.stream.name, &plan.name, place, events.epochs()[*row].cast_unsigned(), reason)
     });
     let _ = shared.committer.send(ToCommitter::Refused(rejected.collect()));
 }
@@ -127,8 +120,7 @@ pub(super) fn joined<'s>(
 }
 
 fn with_times(rows: Vec<(usize, Dated)>, event: &Event, resumed: Time) -> Vec<(Dated, Time, Diff)> {
-    let events = EventBatch::new(event.batch.clone()).expect("what was encoded is a batch of events");
-    let time = |n: usize| if event.again { resumed } else { events.epochs()[n].cast_unsigned() };
+    let time = |n: usize| if event.again { resumed } else { event.batch.epochs()[n].cast_unsigned() };
     rows.into_iter().map(|(n, row)| (row, time(n), 1)).collect()
 }
 
@@ -239,15 +231,10 @@ fn project_rows(
     let projected = projector.project(&batch, &epochs, Some(&changes), workers)?;
     // A row that is taken back, or ends, was refused when it came.
     let came = |n: usize| diffs[n] > 0 && flags[n] & CLOSING == 0;
-    let refused = projected.refused.iter().filter(|(n, _)| came(*n)).map(|(n, reason)| Rejected {
-        source: projector.plan().stream.name.clone(),
-        view: Some(projector.plan().name.clone()),
-        partition: points[*n].place.partition,
-        offset: points[*n].place.offset,
-        reason: format!("expression: {reason}"),
-        epoch: rows[*n].1,
-        key: None,
-        bytes: vec![],
+    let plan = projector.plan();
+    let refused = projected.refused.iter().filter(|(n, _)| came(*n)).map(|(n, reason)| {
+        let place = &points[*n].place;
+        Rejected::by_view(&plan.stream.name, &plan.name, (place.partition, place.offset), rows[*n].1, reason)
     });
     let refused = refused.collect();
     Ok((projected.updates, refused))
@@ -260,7 +247,7 @@ pub(super) fn fold<'s>(
     shared: &Arc<Shared>,
 ) -> StreamVec<'s, Time, ()> {
     let planned = &shared.plan.views[view];
-    let logged = !planned.plan.joins.is_empty();
+    let logged = planned.logs_updates();
     let (shared, name) = (Arc::clone(shared), format!("fold {}", planned.plan.name));
     let by_group = Exchange::new(|u: &Updates| u.worker);
     let rows = shared.metrics.operators().rows(&name);

@@ -28,7 +28,7 @@ use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use parking_lot::Mutex;
 
-use crate::event::up_to;
+use crate::event::{EventBatch, up_to};
 use crate::fold::columns::from_batch;
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Group, Wanted};
@@ -122,7 +122,7 @@ impl Offline {
     /// # Errors
     /// A batch of another schema.
     pub fn project_events(&self, view: usize, events: &RecordBatch) -> Result<Vec<Updates>, OfflineError> {
-        Ok(self.projectors[view].project_events(events, 1)?.updates)
+        Ok(self.projectors[view].project_events(&EventBatch::new(events.clone())?, 1)?.updates)
     }
 
     /// The store.
@@ -239,12 +239,12 @@ impl Offline {
 
     /// What a view's updates are read from in the tail.
     fn updates_kind(&self, view: usize) -> LogKind {
-        let plan = &self.plan.views[view].plan;
-        if !plan.joins.is_empty() {
+        let planned = &self.plan.views[view];
+        if planned.logs_updates() {
             return LogKind::Updates(view);
         }
         LogKind::Events(
-            self.plan.source_index(&plan.stream.name).expect("a view's stream is one of the plan's sources"),
+            self.plan.source_index(&planned.plan.stream.name).expect("a view's stream is one of the plan's sources"),
         )
     }
 
@@ -277,13 +277,13 @@ impl Offline {
         until: Epoch,
         take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let logged = !self.plan.views[view].plan.joins.is_empty();
+        let logged = self.plan.views[view].logs_updates();
         tail_batches(tail, until, &mut |batch| {
             if logged {
                 return self.take_updates(view, batch, take);
             }
-            let projected = self.projectors[view].project_events(&batch, 1)?;
-            projected.updates.into_iter().filter(|u| !u.is_empty()).try_for_each(&mut *take)
+            let updates = self.project_events(view, &batch)?;
+            updates.into_iter().filter(|u| !u.is_empty()).try_for_each(&mut *take)
         })
     }
 

@@ -7,7 +7,8 @@
 //! files that nobody knows; the next sealing removes them.
 //!
 //! Invariants: segments and tail together are the log, at every moment; what is sealed is in written-back pages (asserted
-//! in [`Offline::seal`]); at most about two million rows, or a gigabyte of them, are in memory.
+//! in [`Offline::seal`]); in memory are at most about two million updates, or a gigabyte of them, and of events a gigabyte
+//! twice, while they are sorted.
 //! Neighbours: `segment` reads the files, `catalogue` lists them, `state::log` takes the records out of the tail.
 
 use std::fs::File;
@@ -87,7 +88,7 @@ impl Offline {
         for source in 0..self.plan.sources.len() {
             sealer.source(source, catalogue.sealed, until)?;
         }
-        for view in (0..self.plan.views.len()).filter(|v| !self.plan.views[*v].plan.joins.is_empty()) {
+        for view in (0..self.plan.views.len()).filter(|v| self.plan.views[*v].logs_updates()) {
             sealer.logged_updates(view, catalogue.sealed, until)?;
         }
         let entries = sealer.entries;
@@ -162,7 +163,7 @@ impl Sealer<'_> {
     /// One source's events, and the updates of the views that are fed straight from it.
     fn source(&mut self, source: usize, after: u64, until: Epoch) -> Result<(), OfflineError> {
         let name = &self.offline.plan.sources[source].name;
-        let fed = |v: &PlannedView| v.plan.joins.is_empty() && v.plan.stream.name == *name;
+        let fed = |v: &PlannedView| !v.logs_updates() && v.plan.stream.name == *name;
         let views: Vec<usize> = (0..).zip(&self.offline.plan.views).filter(|(_, v)| fed(v)).map(|(n, _)| n).collect();
         let (mut batches, mut rows, mut bytes, mut last) = (vec![], 0, 0, 0);
         for record in self.offline.store.tail(LogKind::Events(source), after, until.0)? {
@@ -172,7 +173,7 @@ impl Sealer<'_> {
             let ends = (rows >= FILE_ROWS || bytes >= FILE_BYTES) && record.last != last;
             let more: usize = record.batches.iter().map(slice_bytes).sum();
             if ends || bytes > 0 && bytes + more >= PART_BYTES {
-                self.events(source, &views, &std::mem::take(&mut batches))?;
+                self.events(source, &views, std::mem::take(&mut batches))?;
                 (rows, bytes) = (0, 0);
             }
             last = record.last;
@@ -180,14 +181,16 @@ impl Sealer<'_> {
             rows += record.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
             batches.extend(record.batches);
         }
-        self.events(source, &views, &batches)?;
+        self.events(source, &views, batches)?;
         views.iter().try_for_each(|view| self.write_updates(*view))
     }
 
-    fn events(&mut self, source: usize, views: &[usize], batches: &[RecordBatch]) -> Result<(), OfflineError> {
+    fn events(&mut self, source: usize, views: &[usize], batches: Vec<RecordBatch>) -> Result<(), OfflineError> {
         let Some(first) = batches.first() else { return Ok(()) };
         let schema = first.schema();
-        let rows = in_order(concat_batches(&schema, batches)?)?;
+        let rows = concat_batches(&schema, &batches)?;
+        drop(batches);
+        let rows = in_order(rows)?;
         let name = self.offline.plan.sources[source].name.clone();
         let dir = events_dir(&name);
         let target = Target { kind: SegmentKind::Events, name, version: 0, dir, schema };
@@ -201,8 +204,8 @@ impl Sealer<'_> {
         for from in (0..rows.num_rows()).step_by(SLICE) {
             let slice = rows.slice(from, SLICE.min(rows.num_rows() - from));
             for &view in views {
-                let projected = self.offline.projectors[view].project_events(&slice, 1)?;
-                projected.updates.iter().try_for_each(|updates| self.gather(view, updates))?;
+                let updates = self.offline.project_events(view, &slice)?;
+                updates.iter().try_for_each(|updates| self.gather(view, updates))?;
             }
         }
         Ok(())
@@ -223,12 +226,15 @@ impl Sealer<'_> {
         let shape = &self.offline.plan.views[view].fold.shape;
         let pending = &mut self.pending[view];
         (0..updates.len()).for_each(|n| pending.push(&updates.get(n, shape), shape));
-        if pending.len() >= FILE_ROWS || pending.heap.len() + pending.group_bytes.len() >= FILE_BYTES {
+        if pending.len() >= FILE_ROWS || long_bytes(pending) >= FILE_BYTES {
             return self.write_updates(view);
         }
-        if self.pending.iter().map(Updates::len).sum::<usize>() >= PENDING_ROWS {
-            let largest = (0..self.pending.len()).max_by_key(|v| self.pending[*v].len());
-            return largest.map_or(Ok(()), |view| self.write_updates(view));
+        let largest = |size: fn(&Updates) -> usize, most: usize| {
+            let sizes = || self.pending.iter().map(size);
+            (sizes().sum::<usize>() >= most).then(|| sizes().enumerate().max_by_key(|(_, size)| *size)).flatten()
+        };
+        if let Some((view, _)) = largest(Updates::len, PENDING_ROWS).or_else(|| largest(long_bytes, PART_BYTES)) {
+            return self.write_updates(view);
         }
         Ok(())
     }
@@ -315,6 +321,11 @@ fn properties(kind: SegmentKind) -> WriterProperties {
     }
 }
 
+/// Bytes of groups and long values.
+fn long_bytes(updates: &Updates) -> usize {
+    updates.heap.len() + updates.group_bytes.len()
+}
+
 /// Sorted by epoch, partition and offset.
 fn in_order(rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let column = |name: &str| {
@@ -351,12 +362,10 @@ fn epochs(batch: &RecordBatch) -> Result<Vec<i64>, ArrowError> {
     Ok(column.as_primitive::<TimestampMicrosecondType>().values().to_vec())
 }
 
-/// Makes a directory under the data directory, durably.
+/// Makes a directory under the data directory, durably: one that is there may be of a process that died before it could
+/// sync its name.
 fn make_dir(faults: &Faults, data_dir: &Path, dir: &Path) -> Result<(), OfflineError> {
     let whole = data_dir.join(dir);
-    if whole.is_dir() {
-        return Ok(());
-    }
     std::fs::create_dir_all(&whole).map_err(|source| OfflineError::Io { path: whole.clone(), source })?;
     dir.ancestors().try_for_each(|d| sync_dir(faults, &data_dir.join(d)))
 }

@@ -15,6 +15,7 @@ use datafusion::common::DataFusionError;
 use super::PlannedView;
 use super::operator::{Compiled, ViewPlan};
 use crate::definition::bounded::evaluate;
+use crate::event::EventBatch;
 use crate::fold::columns::Encoder;
 use crate::fold::entry::{BYTES_MAX, Updates, hash_group, place};
 
@@ -105,11 +106,9 @@ impl Projector {
     ///
     /// # Errors
     /// A batch of another schema: a bug or a damaged log, not a bad row.
-    pub fn project_events(&self, batch: &RecordBatch, workers: usize) -> Result<Projected, DataFusionError> {
-        let rows = batch.project(&self.plan.stream_columns)?;
-        let epoch = batch.schema().index_of("_epoch")?;
-        let epochs = batch.column(epoch).as_primitive::<TimestampMicrosecondType>().values().to_vec();
-        self.project(&rows, &epochs, None, workers)
+    pub fn project_events(&self, batch: &EventBatch, workers: usize) -> Result<Projected, DataFusionError> {
+        let rows = batch.rows().project(&self.plan.stream_columns)?;
+        self.project(&rows, batch.epochs(), None, workers)
     }
 
     /// Rows of the plan's row schema, each with its epoch.
@@ -323,7 +322,7 @@ mod tests {
         crate::plan::plan(&definitions).unwrap_or_else(|e| panic!("{e:#?}")).views.remove(0)
     }
 
-    fn events(planned: &PlannedView, rows: &[(i64, &str)]) -> RecordBatch {
+    fn events(planned: &PlannedView, rows: &[(i64, &str)]) -> EventBatch {
         let schema = planned.plan.stream.row_schema();
         let count = i64::try_from(rows.len()).expect("few");
         let column = |field: &Arc<arrow::datatypes::Field>| -> ArrayRef {
@@ -339,7 +338,8 @@ mod tests {
             }
         };
         let columns = schema.fields().iter().map(column).collect();
-        RecordBatch::try_new(schema, columns).expect("columns of the schema")
+        let rows = RecordBatch::try_new(schema, columns).expect("columns of the schema");
+        EventBatch::new(rows).expect("system columns")
     }
 
     /// A function with a bug: it ends the thread on 13.

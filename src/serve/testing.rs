@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::accept::{Connections, House, Limits};
 use super::http::{HttpState, router};
+use crate::event::EventBatch;
 use crate::offline::Offline;
 use crate::offset::Offsets;
 use crate::online::Online;
@@ -143,7 +144,8 @@ impl Fixture {
         let batch = RecordBatch::try_new(plan.sources[source].row_schema(), columns).expect("the source's schema");
         for (n, view) in plan.views.iter().enumerate() {
             let projector = Projector::new(n, view).expect("a projector");
-            let projected = projector.project_events(&batch, 1).expect("rows");
+            let projected =
+                projector.project_events(&EventBatch::new(batch.clone()).expect("events"), 1).expect("rows");
             assert!(projected.refused.is_empty(), "{:?}", projected.refused);
             projected.updates.iter().for_each(|u| online.cache().push(u).expect("pages"));
         }

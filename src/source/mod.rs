@@ -58,6 +58,22 @@ pub struct Rejected {
     pub bytes: Vec<u8>,
 }
 
+impl Rejected {
+    /// A sound record whose row a view could not take: the log has the record.
+    pub fn by_view(source: &str, view: &str, (partition, offset): (i32, i64), epoch: u64, reason: &str) -> Rejected {
+        Rejected {
+            source: source.to_string(),
+            view: Some(view.to_string()),
+            partition,
+            offset,
+            reason: format!("expression: {reason}"),
+            epoch,
+            key: None,
+            bytes: vec![],
+        }
+    }
+}
+
 /// Records that the broker dropped before they were read: `from..to` of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {

@@ -1,7 +1,7 @@
 //! Pages in memory, shared by the workers that write them and the threads that read them; what is written back, and when.
 //!
 //! Each view has striped maps of pages. A published commit is an epoch and the instant from which it is visible; readers
-//! register the epoch they ask for, so that no page moves past it under them.
+//! register the one that is published when they begin, so that no page moves past it under them.
 //!
 //! Invariants: nothing is merged above the published epoch or above a registered reader's; a write-back pass that began
 //! at epoch `P` leaves every page's row with all updates up to `P`, and only then does the redo point become `P`; page rows

@@ -15,7 +15,7 @@ use rocksdb::{DBIterator, Direction, IteratorMode, WriteBatch};
 
 use super::commit::{LogKind, digest, log_key, read_commit};
 use super::faults::Step;
-use super::{StateError, Store, View};
+use super::{StateError, Store, View, damaged};
 use crate::time::Epoch;
 
 /// A batch as a log record's bytes.
@@ -280,8 +280,4 @@ fn listed_segments(value: Option<Vec<u8>>) -> Result<(u64, u64), StateError> {
 
 fn segment_digest(key: &str, entry: &[u8]) -> u64 {
     digest(&[key.as_bytes(), b"\0", entry].concat())
-}
-
-fn damaged(what: &str, why: &str) -> StateError {
-    StateError::Damaged { what: what.into(), why: why.into() }
 }

@@ -2,7 +2,7 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, how far a live node may go, counts of other families |
+//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, positions of sorted sources (`sorted:…`), ids of topics (`topic:…`), sources that may not go on (`refused:…`), how far a live node may go, counts of other families |
 //! | `registry` | `view:NAME`, `source:NAME`, `segment:…`, `blocks:…` | identity, version, fingerprint; the catalogue of segments |
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |

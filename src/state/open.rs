@@ -9,7 +9,8 @@
 //! that every table is there, with its length and its index; that the log files follow one another without a gap, and only
 //! the end of the last is torn. Then `check`: the commits with the witness, and the tail's with each other.
 //!
-//! Invariants: a damaged store is refused before anything in it is changed. Neighbours: `witness`, `check`.
+//! Invariants: a damaged store is refused before anything of ours is written to it; RocksDB itself, once the files have
+//! passed, may have moved the end of its log into a table by then. Neighbours: `witness`, `check`.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};

@@ -16,6 +16,7 @@ use super::published::Promise;
 use super::redo::redo;
 use super::witness::Witness;
 use super::{StateError, Store};
+use crate::event::EventBatch;
 use crate::fold::entry::Updates;
 use crate::key::EntityCodec;
 use crate::offset::Offsets;
@@ -141,7 +142,7 @@ impl World {
 }
 
 fn projected(plan: &Plan, view: usize, events: &RecordBatch) -> Result<Vec<Updates>, DataFusionError> {
-    Ok(Projector::new(view, &plan.views[view])?.project_events(events, 1)?.updates)
+    Ok(Projector::new(view, &plan.views[view])?.project_events(&EventBatch::new(events.clone())?, 1)?.updates)
 }
 
 /// What a panic said.

@@ -2,8 +2,8 @@
 //!
 //! RocksDB forgives a torn end of its write-ahead log and cannot know how long the log had been. The witness can: how many
 //! commits there were and the digest of them all, the number of the last write, the length of the newest log file, and
-//! the digest of the manifest that lists all others. It is replaced after each sync, so the store may be ahead of it and
-//! never behind it, unless something was lost.
+//! the digest of the manifest that lists all others. It is replaced after each sync of commits, so the store may be ahead of it
+//! and never behind it, unless something was lost.
 //!
 //! The file has two slots of a page each, written in turn: a torn write leaves the other one. After a clean stop the
 //! witness says so, and then the store must be exactly at its last write.
@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::StateError;
 use super::faults::Faults;
+use super::{StateError, damaged};
 
 /// Name of the file, in the data directory.
 pub(super) const FILE: &str = "witness";
@@ -302,10 +302,6 @@ fn digest_of(path: &Path, bytes: u64) -> io::Result<Option<u64>> {
 
 fn digest(words: &[u64]) -> u64 {
     xxh3_64(&words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>())
-}
-
-fn damaged(what: &str, why: &str) -> StateError {
-    StateError::Damaged { what: what.into(), why: why.into() }
 }
 
 fn io_error(path: &Path, source: io::Error) -> StateError {
