@@ -229,12 +229,13 @@ fn named_function(finding: Finding) -> Finding {
     Finding { message, help, ..finding }
 }
 
-/// The message without DataFusion's kinds of error before it.
-pub(super) fn plain(message: &str) -> String {
+/// The message without DataFusion's kinds of error before it, and without what it says to its own developers.
+pub fn plain(message: &str) -> String {
     let mut text = first_line(message);
     for kind in [
         "Error during planning: ",
         "Schema error: ",
+        "SQL error: ",
         "This feature is not implemented: ",
         "Internal error: ",
         "Arrow error: ",
@@ -278,6 +279,9 @@ pub fn words(text: &str) -> String {
         ("Boolean", "BOOLEAN"),
         ("Date32", "DATE"),
         ("Decimal128(", "DECIMAL("),
+        // What it advises and we refuse.
+        ("ANY_VALUE(", "last_value("),
+        (". Consider using HAVING instead", ""),
     ] {
         text = text.replace(theirs, ours);
     }

@@ -349,6 +349,9 @@ fn comparable(left: &Expr, right: &Expr, schema: &DFSchema) -> Result<()> {
         (Kind::Length, _) | (_, Kind::Length) => {
             "write date_part('epoch', …) for the seconds of an interval, or INTERVAL '1 hour'".to_string()
         }
+        (k, Kind::Timestamp | Kind::Date) | (Kind::Timestamp | Kind::Date, k) if k.is_number() => {
+            "make a time of the number: to_timestamp_seconds(…), to_timestamp_millis(…)".to_string()
+        }
         _ => format!("write CAST({} AS {})", shown(right), name(&types.0)),
     };
     refuse(message, help)

@@ -164,7 +164,7 @@ fn end_of(tokens: &[TokenWithSpan]) -> TokenSpan {
 }
 
 /// The words that clauses are made of; a slip in one ends a query early, and shows a token late.
-const CLAUSES: [&str; 36] = [
+const CLAUSES: [&str; 39] = [
     "CREATE",
     "STREAM",
     "TABLE",
@@ -201,6 +201,9 @@ const CLAUSES: [&str; 36] = [
     "CASE",
     "WHEN",
     "BACKFILL",
+    "IGNORE",
+    "RESPECT",
+    "NULLS",
 ];
 
 fn help(message: &str, tokens: &[TokenWithSpan], at: usize) -> String {

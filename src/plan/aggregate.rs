@@ -7,6 +7,7 @@
 
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Aggregate as AggregateNode, BinaryExpr, Expr, Operator};
@@ -73,6 +74,9 @@ impl<'a> Inputs<'a> {
             if mentions_now(expr) {
                 let help = "compare it with the event time in WHERE or FILTER";
                 return refuse_expr(expr, "now() may not stand in GROUP BY", help);
+            }
+            if expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(_)))).unwrap_or(false) {
+                return refuse_expr(expr, "an aggregate may not stand in GROUP BY", "group by columns of the stream");
             }
             let name = analyzed.schema.field(groups.len()).name().clone();
             let group = compile(expr, self.schema)?;
@@ -207,7 +211,7 @@ impl<'a> Inputs<'a> {
     pub(super) fn condition(&self, expr: &Expr) -> Result<Compiled, LowerError> {
         let c = compile(expr, self.schema)?;
         if c.data_type != DataType::Boolean {
-            return refuse(format!("`{}` is not a condition", c.text), "compare it with something");
+            return refuse_expr(expr, format!("`{}` is not a condition", c.text), "compare it with something");
         }
         Ok(c)
     }

@@ -33,7 +33,7 @@ use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 use super::functions;
 use super::operator::Compiled;
 use crate::definition::bounded;
-use crate::definition::check::words;
+use crate::definition::check::{self, words};
 use crate::definition::meaning::{Types, checked, meant, unlisted};
 use crate::definition::{Definitions, Source, sql_name, timestamp};
 use crate::diagnostic::{Diagnostic, Span};
@@ -330,7 +330,7 @@ pub fn diagnose(
     }
     let mut span = blamed.as_ref().map(|(e, _)| place(file, e.span()));
     if let Some(d) = error.diagnostic() {
-        message.clone_from(&d.message);
+        message = words(&d.message);
         span = d.span.map(|s| location(file, s.start.line, s.start.column, s.end.line, s.end.column));
         help = help_of(d);
     }
@@ -353,25 +353,13 @@ fn double_quoted(message: &str, span: &Span, text: &str) -> Option<String> {
 fn help_of(d: &DfDiagnostic) -> Option<String> {
     let mut said: Vec<&str> = d.notes.iter().map(|n| n.message.as_str()).collect();
     said.extend(d.helps.iter().map(|h| h.message.as_str()));
-    (!said.is_empty()).then(|| said.join("; "))
+    (!said.is_empty()).then(|| words(&said.join("; ")))
 }
 
 /// The message without DataFusion's wrapping.
 fn plain(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
-    let text = text.split("\n\nBacktrace").next().unwrap_or(&text).to_string();
-    let text = text.split("This issue was likely caused by a bug").next().unwrap_or(&text).trim().to_string();
-    [
-        "Error during planning: ",
-        "Schema error: ",
-        "SQL error: ",
-        "Internal error: ",
-        "Optimizer rule 'type_coercion' failed\ncaused by\n",
-    ]
-    .iter()
-    .fold(text, |t, prefix| t.strip_prefix(prefix).map_or(t.clone(), str::to_string))
-    .trim_end_matches('.')
-    .to_string()
+    check::plain(text.rsplit("\ncaused by\n").next().unwrap_or(&text))
 }
 
 /// A span of the syntax tree in a file.

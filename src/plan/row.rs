@@ -231,7 +231,11 @@ impl<'a> Row<'a> {
             return refuse_expr(key, "now() may not stand in the equality of a join", help);
         }
         if keys.is_empty() {
-            return refuse("a join needs an equality", "write JOIN table ON stream.a = table.b");
+            const HELP: &str = "write JOIN table ON stream.a = table.b";
+            return match rest.first() {
+                Some(condition) => refuse_expr(condition, "a join needs an equality", HELP),
+                None => refuse("a join needs an equality", HELP),
+            };
         }
         if let Some(condition) = rest.iter().find(|c| left && self.only(c, relation) != Some(true)) {
             let help =
