@@ -14,6 +14,7 @@ use datafusion::common::ScalarValue;
 use crate::definition::sql_name;
 use crate::fold::columns::group_converter;
 use crate::plan::operator::ViewPlan;
+use crate::plan::project::normal;
 use crate::source::number::fixed_point;
 use crate::time::parse_instant;
 
@@ -177,7 +178,7 @@ impl EntityCodec {
     pub fn groups(&self, entities: &[ArrayRef]) -> Result<Vec<Option<Vec<u8>>>, ArrowError> {
         let mut ordered: Vec<Option<ArrayRef>> = vec![None; self.columns.len()];
         for ((_, group, _), array) in self.columns.iter().zip(entities) {
-            ordered[*group] = Some(normal(array));
+            ordered[*group] = Some(normal(std::sync::Arc::clone(array)));
         }
         let ordered: Vec<ArrayRef> = ordered.into_iter().flatten().collect();
         let rows = self.converter.convert_columns(&ordered)?;
@@ -229,26 +230,6 @@ fn closing_quote(text: &str) -> Option<usize> {
         at += 2 + text[at + 2..].find('"')?;
     }
     Some(at)
-}
-
-fn normal(array: &ArrayRef) -> ArrayRef {
-    use arrow::array::AsArray;
-    use arrow::datatypes::Float64Type;
-    match array.data_type() {
-        DataType::Float64 => {
-            let one = |x: f64| {
-                if x.is_nan() {
-                    f64::NAN
-                } else if x == 0.0 {
-                    0.0
-                } else {
-                    x
-                }
-            };
-            std::sync::Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one))
-        }
-        _ => std::sync::Arc::clone(array),
-    }
 }
 
 /// A value of a type from its text, as it is written in keys, label files and answers. Nothing is rounded: a text that

@@ -6,15 +6,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::DataFusionError;
 
 use super::PlannedView;
 use super::operator::{Compiled, ViewPlan};
 use crate::definition::bounded::evaluate;
+use crate::definition::meaning::canonical;
 use crate::event::EventBatch;
 use crate::fold::columns::Encoder;
 use crate::fold::entry::{BYTES_MAX, Updates, hash_group, place};
@@ -284,17 +285,7 @@ pub(crate) fn normal(array: ArrayRef) -> ArrayRef {
     if array.data_type() != &DataType::Float64 {
         return array;
     }
-    let values = array.as_primitive::<arrow::datatypes::Float64Type>();
-    let one = |x: f64| {
-        if x.is_nan() {
-            f64::NAN
-        } else if x == 0.0 {
-            0.0
-        } else {
-            x
-        }
-    };
-    Arc::new(values.unary::<_, arrow::datatypes::Float64Type>(one) as Float64Array)
+    Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(canonical))
 }
 
 #[cfg(test)]
