@@ -436,6 +436,43 @@ fn avro_decimals_of_any_length_are_judged_by_their_size() {
     );
 }
 
+/// The quarantine gets records whole, so what is refused counts as what is taken does.
+#[test]
+fn refused_records_fill_a_batch_too() {
+    let mut decoder = Decoder::new(&Arc::new(source("s", kafka("t")).with(&["x BIGINT"]).event(Some("_timestamp"))))
+        .expect("a decoder");
+    let malformed = vec![b'?'; 500_000];
+    for round in 0..2 {
+        let taken = (0..200).take_while(|_| {
+            let room = !decoder.is_full();
+            if room {
+                decoder.push(0, 0, Some(5), None, Some(&malformed));
+            }
+            room
+        });
+        assert_eq!(taken.count(), 135, "64 MiB of them, in round {round}");
+        assert_eq!(decoder.finish(Some(Epoch(1)), true).rejected.len(), 135);
+    }
+}
+
+/// An item of it is one byte in the record, and its symbol's whole text in the column.
+#[test]
+fn a_column_that_outgrows_its_records_fills_a_batch() {
+    let symbol = "x".repeat(1_000);
+    let items = format!(r#"{{"type":"enum","name":"e","symbols":["{symbol}"]}}"#);
+    let fields = format!(r#"{{"name":"a","type":{{"type":"array","items":{items}}}}}"#);
+    let (mut decoder, datum) = avro(&fields, &["a TEXT[]"]);
+    let record = datum(&[("a", Avro::Array(vec![Avro::Enum(0, symbol); 35_000]))]);
+    let mut taken = 0;
+    while !decoder.is_full() && taken < 10 {
+        decoder.push(0, taken, Some(5), None, Some(&record));
+        taken += 1;
+    }
+    assert_eq!((taken, record.len() < 40_000), (2, true));
+    assert_eq!(decoder.finish(Some(Epoch(1)), true).batch.map(|b| b.num_rows()), Some(2));
+    assert!(!decoder.is_full(), "the next batch begins empty");
+}
+
 #[test]
 fn record_times_are_the_greatest_so_far() {
     let s = Arc::new(source("s", kafka("t")).with(&["x BIGINT"]).event(Some("_timestamp")));
