@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::progress::Progress;
 use super::run::{kafka_settings, settings};
-use super::{Common, Outcome, say};
+use super::{Common, Outcome, note, say};
 use crate::engine::{Node, Settings};
 use crate::event::EventBatch;
 use crate::housekeeping::{Housekeeping, Pace};
@@ -63,12 +63,11 @@ pub(super) fn run(args: &ReplayArgs) -> Outcome {
         progress.rejected,
         progress.commits,
         progress.events as f64 / seconds,
-    ));
+    ))?;
     Ok(())
 }
 
 /// Replays all sources into a node, or up to where `stop` is set; returns the number of epochs.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 pub(crate) fn replay_into(
     node: &mut Node,
     dir: &std::path::Path,
@@ -102,7 +101,7 @@ pub(crate) fn replay_into(
     {
         epochs += epochs_of(&slice);
         let taken: Vec<_> = slice.batches.iter().map(|(s, b)| (Arc::clone(s), b.num_rows())).collect();
-        slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
+        slice.gaps.iter().for_each(|gap| note(format_args!("warning: {gap}")));
         node.feed(slice, kind)?;
         taken.iter().for_each(|(source, rows)| progress.lock().take(&source.name, *rows as u64));
     }

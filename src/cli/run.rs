@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::replay::replay_into;
 use super::signals::stop_on_signals;
-use super::{Common, Failure, Outcome, say};
+use super::{Common, Failure, Outcome, note, say};
 use crate::config::{self, Config, Listen};
 use crate::definition::Definitions;
 use crate::engine::{Node, Settings};
@@ -135,7 +135,10 @@ impl std::fmt::Display for Ready {
 /// Who is told how a serving node does.
 pub(super) trait Observer {
     /// It serves from now on.
-    fn ready(&mut self, ready: &Ready);
+    ///
+    /// # Errors
+    /// It cannot be said.
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()>;
     /// Called between slices, at least every tenth of a second.
     fn turn(&mut self, node: &Node, live: &Live);
 }
@@ -144,8 +147,8 @@ pub(super) trait Observer {
 struct SayReady;
 
 impl Observer for SayReady {
-    fn ready(&mut self, ready: &Ready) {
-        say(ready);
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()> {
+        say(ready)
     }
 
     fn turn(&mut self, _: &Node, _: &Live) {}
@@ -178,7 +181,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let resumed = node.cache().published().epoch > 0;
     if resumed {
         http.set_ready(true);
-        observer.ready(&ready(&node));
+        observer.ready(&ready(&node))?;
     }
     node.rebuild(stop)?;
     replay_first(serving.clock, &mut node, dir, kafka, stop)?;
@@ -194,7 +197,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     live.remember(node.store().source_states()?);
     if !resumed {
         http.set_ready(true);
-        observer.ready(&ready(&node));
+        observer.ready(&ready(&node))?;
     }
     let outcome = follow(&mut node, &mut live, &clock, stop, observer);
     stop.store(true, Ordering::Release);
@@ -207,7 +210,6 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
 }
 
 /// Under `record` or `event`: what is there now, unless this directory has gone live already.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn replay_first(
     clock: &str,
     node: &mut Node,
@@ -232,7 +234,7 @@ fn replay_first(
         if !unreachable {
             return Err(e.into());
         }
-        eprintln!("warning: {}; going on live", crate::diagnostic::spoken(e.as_ref()));
+        note(format_args!("warning: {}; going on live", crate::diagnostic::spoken(e.as_ref())));
     }
     Ok(())
 }
@@ -270,7 +272,6 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
 }
 
 /// Feeds slices until told to stop.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
     let mut last = node.store().begins_after().max(Epoch(node.cache().published().epoch));
     let mut said = std::collections::BTreeMap::new();
@@ -280,7 +281,7 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
         let slice = live.next_slice(last)?;
         let nothing_came = slice.is_none();
         if let Some(slice) = slice {
-            slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
+            slice.gaps.iter().for_each(|gap| note(format_args!("warning: {gap}")));
             last = slice.last.unwrap_or(last);
             node.feed(slice, ClockKind::Wall)?;
         }
@@ -299,13 +300,13 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
             if refused.contains(source) {
                 // Kept, so that a restart does not go on as if nothing had been.
                 node.store().refuse_source(source, why)?;
-                eprintln!("warning: `{source}` is not read any more: {why}");
+                note(format_args!("warning: `{source}` is not read any more: {why}"));
             } else {
-                eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
+                note(format_args!("warning: `{source}` cannot be read now: {why}; trying again"));
             }
         }
         for source in said.keys().filter(|s| !troubles.contains_key(*s)) {
-            eprintln!("`{source}` is read again");
+            note(format_args!("`{source}` is read again"));
         }
         said = troubles;
         report_partitions(live, node.metrics(), &mut passed);

@@ -29,8 +29,9 @@ struct Poison {
 }
 
 impl Observer for Poison {
-    fn ready(&mut self, ready: &Ready) {
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()> {
         self.ready.send(ready.http.clone().expect("it serves")).expect("the test listens");
+        Ok(())
     }
 
     fn turn(&mut self, node: &Node, _: &Live) {
