@@ -6,11 +6,13 @@
 //! Invariants: definitions are loaded and names checked before the data directory is opened.
 //! Neighbours: `main` calls this; each command wires `engine`, `online`, `offline` or `verify`.
 
+mod cell;
 mod check;
 mod demo;
 mod explain;
 mod get;
 mod history;
+mod label_csv;
 mod label_file;
 mod progress;
 mod quarantine;
