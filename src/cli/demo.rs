@@ -28,6 +28,7 @@ use crate::plan::Plan;
 use crate::source::broker::{Broker, Sender};
 use crate::source::kafka::KafkaSettings;
 use crate::source::live::Live;
+use crate::source::replay::ReplayClock;
 use crate::time::{Clock, format_instant};
 
 /// How long the shop has been open when the demo starts, in µs.
@@ -84,7 +85,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         plan: &plan,
         data_dir: &data_dir,
         workers: usize::from(args.workers),
-        clock: "record",
+        history: Some(ReplayClock::Record),
         kafka: KafkaSettings {
             brokers: Some(broker.address()),
             // Unlike a real broker the mock answers a waiting fetch only when its time is up.
