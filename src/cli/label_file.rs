@@ -23,8 +23,11 @@ use super::label_csv::CsvReader;
 
 /// Labels joined at once: each chunk is one pass over the log.
 pub(super) const CHUNK_ROWS: usize = 1 << 20;
-/// Bytes of CSV at which a chunk ends before it has all its rows.
+/// Bytes at which a chunk ends before it has all its rows: the offsets into a column of text end at 2 GiB.
 pub(super) const CHUNK_BYTES: usize = 512 << 20;
+
+/// Rows that are read of Parquet at once: few enough that rows of 256 kB are within the same bound.
+const READ_ROWS: usize = 1 << 12;
 
 /// The two formats, told by a file's extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ impl LabelReader {
                     bail!("it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
                 }
                 let schema = Arc::clone(builder.schema());
-                let reader = builder.with_batch_size(1 << 16).build()?;
+                let reader = builder.with_batch_size(READ_ROWS).build()?;
                 Ok(LabelReader::Parquet(reader, schema))
             })
             .with_context(|| shown),
@@ -109,20 +112,31 @@ impl LabelReader {
         match self {
             LabelReader::Csv(csv) => csv.next(),
             LabelReader::Parquet(reader, schema) => {
-                let (mut batches, mut rows) = (vec![], 0);
-                while rows < CHUNK_ROWS
-                    && let Some(batch) = unless_damaged(|| Ok(reader.next().transpose()?))?
-                {
-                    rows += batch.num_rows();
-                    batches.push(batch);
-                }
-                if rows == 0 {
+                let batches = some(CHUNK_BYTES, || unless_damaged(|| Ok(reader.next().transpose()?)))?;
+                if batches.is_empty() {
                     return Ok(None);
                 }
                 Ok(Some(Chunk { batch: concat_batches(schema, &batches)?, records: None }))
             }
         }
     }
+}
+
+/// The next batches, until they are a chunk or there are no more.
+fn some(
+    bytes_max: usize,
+    mut next: impl FnMut() -> anyhow::Result<Option<RecordBatch>>,
+) -> anyhow::Result<Vec<RecordBatch>> {
+    let (mut batches, mut rows, mut bytes) = (vec![], 0, 0);
+    while rows < CHUNK_ROWS
+        && bytes < bytes_max
+        && let Some(batch) = next()?
+    {
+        rows += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Reads of a Parquet file, whose reader takes some damage for a bug of its own.
@@ -252,6 +266,24 @@ mod tests {
             let mut reader = LabelReader::open(&path, FileFormat::Parquet).expect("it can be read");
             assert_eq!(reader.next().expect("readable").expect("rows").batch, batch, "{codec}");
         }
+    }
+
+    /// A million rows of 2 kB are more than a column of text can address.
+    #[test]
+    fn a_chunk_ends_at_so_many_bytes_or_rows() {
+        let of = |bytes: usize, rows: usize| {
+            let texts = StringArray::from(vec!["x".repeat(bytes); rows]);
+            RecordBatch::try_from_iter([("id", Arc::new(texts) as ArrayRef)]).expect("one column")
+        };
+        let check = |batch: &RecordBatch, bytes_max: usize, want: usize| {
+            let batches = some(bytes_max, || Ok(Some(batch.clone()))).expect("readable");
+            assert_eq!(batches.len(), want);
+        };
+        let batch = of(1_000, 100);
+        check(&batch, 4 * batch.get_array_memory_size() + 1, 5);
+        check(&of(0, CHUNK_ROWS / 4), usize::MAX, 4);
+        let mut left = vec![of(1, 1); 3];
+        assert_eq!(some(usize::MAX, || Ok(left.pop())).expect("readable").len(), 3, "the file ends before");
     }
 
     #[test]
