@@ -149,7 +149,7 @@ pub struct Config {
     pub commit: Commit,
     /// `[state]`.
     pub state: State,
-    /// `[workers] count`; `None`: as the machine suggests.
+    /// `[workers] count`; `None`: one.
     pub workers: Option<usize>,
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crates that only some files may use: (crate, files or folders, why).
-const OWNERS: [(&str, &[&str], &str); 4] = [
+const OWNERS: [(&str, &[&str], &str); 7] = [
     ("rocksdb", &["state/"], "keys and formats are known in one place"),
     (
         "rdkafka",
@@ -16,6 +16,9 @@ const OWNERS: [(&str, &[&str], &str); 4] = [
     ),
     ("timely", &["dataflow/", "telemetry/lag.rs", "engine.rs"], "engine.rs starts and wakes the workers"),
     ("differential_dataflow", &["dataflow/"], "only the dataflow computes incrementally"),
+    ("axum", &["serve/"], "a protocol is an edge: what is answered is decided before it"),
+    ("tonic", &["serve/"], "a protocol is an edge: what is answered is decided before it"),
+    ("anyhow", &["cli/"], "below the commands an error is a type"),
 ];
 
 /// The exact rules that the design numbers.

@@ -12,6 +12,6 @@ pub(super) fn run(args: &Common) -> Outcome {
         definitions.sources.len() - tables,
         plan.views.len(),
         plan.services.len(),
-    ));
+    ))?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use clap::Args;
 use super::run::{Observer, Ready, Serving, serve_node};
 use super::shop::{CLICK_PARTITIONS, CLICKS, ITEMS, Shop, USERS};
 use super::signals::stop_on_signals;
-use super::{Common, Failure, Outcome, say};
+use super::{Common, Failure, Outcome, note, say};
 use crate::config::Config;
 use crate::definition::{Connector, Format};
 use crate::engine::Node;
@@ -28,6 +28,7 @@ use crate::plan::Plan;
 use crate::source::broker::{Broker, Sender};
 use crate::source::kafka::KafkaSettings;
 use crate::source::live::Live;
+use crate::source::replay::ReplayClock;
 use crate::time::{Clock, format_instant};
 
 /// How long the shop has been open when the demo starts, in µs.
@@ -62,14 +63,13 @@ pub(super) struct DemoArgs {
     common: Common,
 }
 
-#[expect(clippy::print_stderr, reason = "a person reads this")]
 pub(super) fn run(args: &DemoArgs) -> Outcome {
     let (definitions, plan) = args.common.plan()?;
     let schema = shop_sources(&plan)?;
     let data_dir = fresh_data_dir(args.common.data_dir.as_deref())?;
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signals(&stop)?;
-    eprintln!("state and log go to {}", data_dir.display());
+    note(format_args!("state and log go to {}", data_dir.display()));
 
     let broker = Broker::start(&[(CLICKS, CLICK_PARTITIONS), (USERS, 1), (ITEMS, 1)])?;
     let mut shop = Shop::new(Clock::Machine.now().unsigned_abs(), schema);
@@ -85,7 +85,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         plan: &plan,
         data_dir: &data_dir,
         workers: usize::from(args.workers),
-        clock: "record",
+        history: Some(ReplayClock::Record),
         kafka: KafkaSettings {
             brokers: Some(broker.address()),
             // Unlike a real broker the mock answers a waiting fetch only when its time is up.
@@ -104,10 +104,10 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
     outcome?;
     sold?;
     guide.end();
-    eprintln!(
+    note(format_args!(
         "stopped at a commit; the commands that name {0} still work, and rm -r {0} removes it",
         data_dir.display()
-    );
+    ));
     Ok(())
 }
 
@@ -302,22 +302,22 @@ impl<'a> Guide<'a> {
     }
 
     /// Ends the live line.
-    #[expect(clippy::print_stderr, reason = "a person reads this")]
     fn end(&self) {
         if self.terminal {
-            eprintln!();
+            note("");
         }
     }
 }
 
 impl Observer for Guide<'_> {
-    fn ready(&mut self, ready: &Ready) {
-        say(ready);
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()> {
+        say(ready)?;
         for (why, command) in self.commands(ready) {
-            say(format!("# {why}\n{command}"));
+            say(format!("# {why}\n{command}"))?;
         }
-        say("# Ctrl-C ends the demo");
+        say("# Ctrl-C ends the demo")?;
         (self.started, self.shown) = (Instant::now(), Instant::now());
+        Ok(())
     }
 
     fn turn(&mut self, node: &Node, live: &Live) {

@@ -21,8 +21,8 @@ pub(super) fn run(args: &ExplainArgs) -> Outcome {
     let (_, plan) = args.common.plan()?;
     let view = &plan.views[find_view(&plan, &args.view)?];
     match args.format.as_str() {
-        "json" => say(serde_json::to_string_pretty(&explain::json(view)).expect("plain values always encode")),
-        _ => say(explain::text(view).trim_end()),
+        "json" => say(serde_json::to_string_pretty(&explain::json(view)).expect("plain values always encode"))?,
+        _ => say(explain::text(view).trim_end())?,
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) fn run(args: &GetArgs) -> Outcome {
     let request = ViewRequest { view, features, entities };
     let answer = online.lookup(std::slice::from_ref(&request), stamp)?;
     for (entity, row) in request.entities.iter().zip(&answer.rows[0]) {
-        say(json::entity_json(&plan.views[view], entity, &request.features, &answer, row));
+        say(json::entity_json(&plan.views[view], entity, &request.features, &answer, row))?;
     }
     Ok(())
 }

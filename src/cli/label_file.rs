@@ -1,38 +1,33 @@
 //! Label files, CSV or Parquet, read in chunks and written again with features behind the labels.
 //!
-//! CSV records are copied as they stand, quotes and all; only their cells are looked at. An empty cell is null, `""` an
-//! empty string, in what is read and in what is written.
-//!
-//! Invariants: every record and column of the labels comes out, in order. Neighbours: `history` is the command.
+//! Invariants: every record and column of the labels comes out, in order. Neighbours: `history` is the command; `label_csv`
+//! reads records, `cell` writes values.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::ops::Range;
+use std::io::{BufReader, BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef,
-    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
-};
-use arrow::util::display::array_value_to_string;
-use base64::Engine as _;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::time::format_instant;
+use super::cell::{put_cell, put_text};
+use super::label_csv::CsvReader;
 
 /// Labels joined at once: each chunk is one pass over the log.
-const CHUNK_ROWS: usize = 1 << 20;
-/// Bytes of CSV at which a chunk ends before it has all its rows.
-const CHUNK_BYTES: usize = 512 << 20;
+pub(super) const CHUNK_ROWS: usize = 1 << 20;
+/// Bytes at which a chunk ends before it has all its rows: the offsets into a column of text end at 2 GiB.
+pub(super) const CHUNK_BYTES: usize = 512 << 20;
+
+/// Rows that are read of Parquet at once: few enough that rows of 256 kB are within the same bound.
+const READ_ROWS: usize = 1 << 12;
 
 /// The two formats, told by a file's extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +52,7 @@ pub(super) struct Chunk {
     /// Their columns; from CSV all are text.
     pub(super) batch: RecordBatch,
     /// The records as they stand in a CSV file.
-    records: Option<Vec<String>>,
+    pub(super) records: Option<Vec<String>>,
 }
 
 /// A label file being read.
@@ -89,7 +84,7 @@ impl LabelReader {
                     bail!("it is compressed with {codec}: write it with zstd, snappy, gzip or lz4");
                 }
                 let schema = Arc::clone(builder.schema());
-                let reader = builder.with_batch_size(1 << 16).build()?;
+                let reader = builder.with_batch_size(READ_ROWS).build()?;
                 Ok(LabelReader::Parquet(reader, schema))
             })
             .with_context(|| shown),
@@ -117,20 +112,31 @@ impl LabelReader {
         match self {
             LabelReader::Csv(csv) => csv.next(),
             LabelReader::Parquet(reader, schema) => {
-                let (mut batches, mut rows) = (vec![], 0);
-                while rows < CHUNK_ROWS
-                    && let Some(batch) = unless_damaged(|| Ok(reader.next().transpose()?))?
-                {
-                    rows += batch.num_rows();
-                    batches.push(batch);
-                }
-                if rows == 0 {
+                let batches = some(CHUNK_BYTES, || unless_damaged(|| Ok(reader.next().transpose()?)))?;
+                if batches.is_empty() {
                     return Ok(None);
                 }
                 Ok(Some(Chunk { batch: concat_batches(schema, &batches)?, records: None }))
             }
         }
     }
+}
+
+/// The next batches, until they are a chunk or there are no more.
+fn some(
+    bytes_max: usize,
+    mut next: impl FnMut() -> anyhow::Result<Option<RecordBatch>>,
+) -> anyhow::Result<Vec<RecordBatch>> {
+    let (mut batches, mut rows, mut bytes) = (vec![], 0, 0);
+    while rows < CHUNK_ROWS
+        && bytes < bytes_max
+        && let Some(batch) = next()?
+    {
+        rows += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Reads of a Parquet file, whose reader takes some damage for a bug of its own.
@@ -147,132 +153,6 @@ fn without_dictionaries(schema: &SchemaRef) -> Option<SchemaRef> {
     let fields: Fields = schema.fields().iter().map(plain).collect();
     let has_some = fields != *schema.fields();
     has_some.then(|| Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
-}
-
-/// A CSV file being read.
-pub(super) struct CsvReader {
-    input: Box<dyn BufRead>,
-    header: String,
-    line_end: &'static str,
-    schema: SchemaRef,
-    /// Lines read so far.
-    line: usize,
-}
-
-impl CsvReader {
-    fn new(input: Box<dyn BufRead>) -> anyhow::Result<CsvReader> {
-        let empty = Arc::new(Schema::empty());
-        let mut csv = CsvReader { input, header: String::new(), line_end: "\n", schema: empty, line: 0 };
-        let Some((header, line_end)) = csv.record(&mut Cells::default())? else {
-            bail!("the file is empty; it needs a header line")
-        };
-        let header = header.strip_prefix('\u{feff}').map_or(header.clone(), str::to_string);
-        let mut cells = Cells::default();
-        cells.read(header.as_bytes());
-        let cells = cells.found;
-        let name = |cell: &Range<usize>| unquote(&header[cell.clone()]).unwrap_or_default().trim().to_string();
-        let fields: Vec<Field> = cells.iter().map(|c| Field::new(name(c), DataType::Utf8, true)).collect();
-        csv.schema = Arc::new(Schema::new(fields));
-        (csv.header, csv.line_end) = (header, line_end);
-        Ok(csv)
-    }
-
-    /// The next record that is not an empty line, without its line end; where its cells lie goes to `cells`.
-    fn record(&mut self, cells: &mut Cells) -> anyhow::Result<Option<(String, &'static str)>> {
-        let mut bytes = vec![];
-        let mut first = self.line + 1;
-        *cells = Cells { found: std::mem::take(&mut cells.found), ..Cells::default() };
-        cells.found.clear();
-        loop {
-            let before = bytes.len();
-            let read = self.input.read_until(b'\n', &mut bytes)?;
-            self.line += 1;
-            if read == 0 && before == 0 {
-                return Ok(None);
-            }
-            let line_end = if bytes.ends_with(b"\r\n") { "\r\n" } else { "\n" };
-            let end = bytes.len() - if bytes.ends_with(b"\n") { line_end.len() } else { 0 };
-            if end == 0 {
-                bytes.clear();
-                first = self.line + 1;
-            } else if cells.read(&bytes[..end]) {
-                bytes.truncate(end);
-                let text = String::from_utf8(bytes).with_context(|| format!("line {first} is not UTF-8"))?;
-                return Ok(Some((text, line_end)));
-            } else if read == 0 {
-                bail!("line {first}: a quote is not closed");
-            }
-        }
-    }
-
-    fn next(&mut self) -> anyhow::Result<Option<Chunk>> {
-        let width = self.schema.fields().len();
-        let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
-        let (mut records, mut bytes, mut cells) = (vec![], 0, Cells::default());
-        while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            let line = self.line + 1;
-            let Some((record, _)) = self.record(&mut cells)? else { break };
-            if cells.found.len() != width {
-                bail!("line {line} has {} cells, the header has {width}", cells.found.len());
-            }
-            for (builder, cell) in builders.iter_mut().zip(&cells.found) {
-                builder.append_option(unquote(&record[cell.clone()]));
-            }
-            bytes += record.len();
-            records.push(record);
-        }
-        if records.is_empty() {
-            return Ok(None);
-        }
-        let columns = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
-        Ok(Some(Chunk { batch: RecordBatch::try_new(Arc::clone(&self.schema), columns)?, records: Some(records) }))
-    }
-}
-
-/// Finds a record's cells, line by line: no byte is looked at twice, however many lines a quote encloses.
-#[derive(Default)]
-struct Cells {
-    found: Vec<Range<usize>>,
-    /// Where the present cell begins, and how far it has been read.
-    start: usize,
-    at: usize,
-    quoted: bool,
-}
-
-impl Cells {
-    /// Reads on in a record of which there is more now; false if a quote is still open at its end.
-    fn read(&mut self, record: &[u8]) -> bool {
-        while let Some(byte) = record.get(self.at) {
-            match byte {
-                b'"' if self.at == self.start && !self.quoted => self.quoted = true,
-                b'"' if self.quoted && record.get(self.at + 1) == Some(&b'"') => self.at += 1,
-                b'"' if self.quoted => self.quoted = false,
-                b',' if !self.quoted => {
-                    self.found.push(self.start..self.at);
-                    self.start = self.at + 1;
-                }
-                _ => {}
-            }
-            self.at += 1;
-        }
-        if !self.quoted {
-            self.found.push(self.start..record.len());
-        }
-        !self.quoted
-    }
-}
-
-/// What a cell says; `None`: nothing.
-fn unquote(cell: &str) -> Option<Cow<'_, str>> {
-    if cell.is_empty() {
-        return None;
-    }
-    let Some(inner) = cell.strip_prefix('"') else { return Some(cell.into()) };
-    match inner.strip_suffix('"') {
-        Some(inner) if !inner.contains('"') => Some(inner.into()),
-        Some(inner) => Some(inner.replace("\"\"", "\"").into()),
-        None => Some(cell.into()),
-    }
 }
 
 /// The joined file being written.
@@ -360,103 +240,11 @@ impl JoinedWriter {
     }
 }
 
-/// A value as CSV says it: null is nothing, an empty string `""`, numbers in the shortest text that reads back.
-fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyhow::Result<()> {
-    if column.is_null(row) {
-        return Ok(());
-    }
-    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
-    match column.data_type() {
-        // Without a list of its nulls: all are.
-        DataType::Null => {}
-        DataType::Float32 => match column.as_primitive::<Float32Type>().value(row) {
-            value if value.is_finite() => line.push_str(&format!("{value:?}")),
-            value => line.push_str(&double(value.into())),
-        },
-        DataType::Float64 => line.push_str(&double(column.as_primitive::<Float64Type>().value(row))),
-        DataType::Decimal128(_, _) => line.push_str(&column.as_primitive::<Decimal128Type>().value_as_string(row)),
-        DataType::Timestamp(unit, _) => line.push_str(&instant(column, *unit, row)),
-        DataType::Date32 => {
-            let date = column.as_primitive::<Date32Type>().value_as_date(row);
-            line.push_str(&date.map(|d| d.to_string()).unwrap_or_default());
-        }
-        DataType::Binary => line.push_str(&base64(column.as_binary::<i32>().value(row))),
-        DataType::LargeBinary => line.push_str(&base64(column.as_binary::<i64>().value(row))),
-        DataType::FixedSizeBinary(_) => line.push_str(&base64(column.as_fixed_size_binary().value(row))),
-        DataType::Utf8 => put_text(column.as_string::<i32>().value(row), line),
-        _ => put_text(&array_value_to_string(column, row)?, line),
-    }
-    Ok(())
-}
-
-/// A timestamp of any unit as instants are written everywhere: six digits, nine where there are more than six.
-fn instant(column: &ArrayRef, unit: TimeUnit, row: usize) -> String {
-    let micros = |value: i64, scale: i64| match value.checked_mul(scale) {
-        Some(micros) => format_instant(micros),
-        // No calendar has it: the number says what it is.
-        None => value.to_string(),
-    };
-    match unit {
-        TimeUnit::Second => micros(column.as_primitive::<TimestampSecondType>().value(row), 1_000_000),
-        TimeUnit::Millisecond => micros(column.as_primitive::<TimestampMillisecondType>().value(row), 1_000),
-        TimeUnit::Microsecond => micros(column.as_primitive::<TimestampMicrosecondType>().value(row), 1),
-        TimeUnit::Nanosecond => {
-            let nanos = column.as_primitive::<TimestampNanosecondType>().value(row);
-            let text = format_instant(nanos.div_euclid(1_000));
-            match (nanos.rem_euclid(1_000), text.strip_suffix('Z')) {
-                (0, _) | (_, None) => text,
-                (rest, Some(text)) => format!("{text}{rest:03}Z"),
-            }
-        }
-    }
-}
-
-fn double(value: f64) -> String {
-    if value.is_nan() {
-        "NaN".into()
-    } else if value.is_infinite() {
-        if value > 0.0 { "Infinity".into() } else { "-Infinity".into() }
-    } else {
-        format!("{value:?}")
-    }
-}
-
-fn put_text(text: &str, line: &mut String) {
-    if !text.is_empty() && !text.contains([',', '"', '\n', '\r']) {
-        line.push_str(text);
-        return;
-    }
-    line.push('"');
-    line.push_str(&text.replace('"', "\"\""));
-    line.push('"');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{
-        BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, Float64Array,
-        LargeBinaryArray, NullArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
-        TimestampNanosecondArray, TimestampSecondArray,
-    };
+    use arrow::array::{ArrayRef, AsArray, DictionaryArray, StringArray};
     use arrow::datatypes::Int8Type;
-
-    /// The columns' names, the cells row by row, and the records as they stand.
-    type Read = (Vec<String>, Vec<Vec<Option<String>>>, Vec<String>);
-
-    fn read(text: &str) -> anyhow::Result<Read> {
-        let mut reader = CsvReader::new(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())))?;
-        let names = reader.schema.fields().iter().map(|f| f.name().clone()).collect();
-        let (mut cells, mut records) = (vec![], vec![]);
-        while let Some(chunk) = reader.next()? {
-            for row in 0..chunk.batch.num_rows() {
-                let cell = |c: &ArrayRef| c.is_valid(row).then(|| c.as_string::<i32>().value(row).to_string());
-                cells.push(chunk.batch.columns().iter().map(cell).collect());
-            }
-            records.extend(chunk.records.unwrap_or_default());
-        }
-        Ok((names, cells, records))
-    }
 
     #[test]
     fn parquet_is_read_however_it_is_compressed() {
@@ -478,6 +266,24 @@ mod tests {
             let mut reader = LabelReader::open(&path, FileFormat::Parquet).expect("it can be read");
             assert_eq!(reader.next().expect("readable").expect("rows").batch, batch, "{codec}");
         }
+    }
+
+    /// A million rows of 2 kB are more than a column of text can address.
+    #[test]
+    fn a_chunk_ends_at_so_many_bytes_or_rows() {
+        let of = |bytes: usize, rows: usize| {
+            let texts = StringArray::from(vec!["x".repeat(bytes); rows]);
+            RecordBatch::try_from_iter([("id", Arc::new(texts) as ArrayRef)]).expect("one column")
+        };
+        let check = |batch: &RecordBatch, bytes_max: usize, want: usize| {
+            let batches = some(bytes_max, || Ok(Some(batch.clone()))).expect("readable");
+            assert_eq!(batches.len(), want);
+        };
+        let batch = of(1_000, 100);
+        check(&batch, 4 * batch.get_array_memory_size() + 1, 5);
+        check(&of(0, CHUNK_ROWS / 4), usize::MAX, 4);
+        let mut left = vec![of(1, 1); 3];
+        assert_eq!(some(usize::MAX, || Ok(left.pop())).expect("readable").len(), 3, "the file ends before");
     }
 
     #[test]
@@ -515,74 +321,5 @@ mod tests {
             refused += usize::from(read.is_err());
         }
         assert!(refused > 100, "{refused}");
-    }
-
-    #[test]
-    fn a_cell_may_be_of_many_lines() {
-        let cell = "\"\"quoted\"\", and not\r\n".repeat(20_000);
-        let (names, cells, records) = read(&format!("a,b\n1,\"{cell}\"\n2,x\n")).expect("it is CSV");
-        assert_eq!((names.len(), cells.len(), records.len()), (2, 2, 2));
-        assert_eq!(cells[0][1].as_deref(), Some(cell.replace("\"\"", "\"").as_str()));
-        let open = read(&format!("a,b\n1,\"{cell}\n2,x\n")).expect_err("the quote is open");
-        assert_eq!(open.to_string(), "line 2: a quote is not closed");
-    }
-
-    #[test]
-    fn csv_is_read_as_it_stands() {
-        let text = "\u{feff}id, \"a \"\"b\"\"\" ,c\r\n1,\"x,y\",\r\n\r\n\"\",\"two\nlines\",\"say \"\"so\"\"\"\r\n3,5\" disk,é";
-        let (names, cells, records) = read(text).unwrap();
-        assert_eq!(names[0], "id");
-        let cell = |text: &str| Some(text.to_string());
-        assert_eq!(cells[0], [cell("1"), cell("x,y"), None]);
-        assert_eq!(cells[1], [cell(""), cell("two\nlines"), cell("say \"so\"")]);
-        assert_eq!(cells[2], [cell("3"), cell("5\" disk"), cell("é")]);
-        assert_eq!(records, ["1,\"x,y\",", "\"\",\"two\nlines\",\"say \"\"so\"\"\"", "3,5\" disk,é"]);
-    }
-
-    #[test]
-    fn csv_that_is_none_says_where() {
-        let check = |text: &str, want: &str| {
-            let error = read(text).expect_err("it is refused").to_string();
-            assert!(error.contains(want), "{error}");
-        };
-        check("", "the file is empty");
-        check("a,b\n1,2\n3\n", "line 3 has 1 cells, the header has 2");
-        check("a,b\n1,2,3\n", "line 2 has 3 cells");
-        check("a,b\n1,\"2\n3,4\n", "line 2: a quote is not closed");
-    }
-
-    #[test]
-    fn values_are_written_so_that_they_read_back() {
-        let check = |array: ArrayRef, want: &str| {
-            let mut line = String::new();
-            put_cell(&array, 0, &mut line).unwrap();
-            assert_eq!(line, want);
-        };
-        let double = |v: f64| Arc::new(Float64Array::from(vec![v])) as ArrayRef;
-        let text = |v: &str| Arc::new(StringArray::from(vec![v])) as ArrayRef;
-        check(double(0.1), "0.1");
-        check(double(-2.0), "-2.0");
-        check(double(1e300), "1e300");
-        check(double(f64::NAN), "NaN");
-        check(double(f64::NEG_INFINITY), "-Infinity");
-        check(Arc::new(Decimal128Array::from(vec![1250]).with_precision_and_scale(10, 2).unwrap()), "12.50");
-        check(Arc::new(TimestampMicrosecondArray::from(vec![-1])), "1969-12-31T23:59:59.999999Z");
-        // One form whatever the file's unit, and no digit lost.
-        let (seconds, millis) = (TimestampSecondArray::from(vec![1]), TimestampMillisecondArray::from(vec![-1]));
-        check(Arc::new(seconds.with_timezone("+02:00")), "1970-01-01T00:00:01.000000Z");
-        check(Arc::new(millis), "1969-12-31T23:59:59.999000Z");
-        check(Arc::new(TimestampNanosecondArray::from(vec![1_500])), "1970-01-01T00:00:00.000001500Z");
-        check(Arc::new(TimestampNanosecondArray::from(vec![-1])), "1969-12-31T23:59:59.999999999Z");
-        check(Arc::new(TimestampNanosecondArray::from(vec![2_000])), "1970-01-01T00:00:00.000002Z");
-        check(Arc::new(BooleanArray::from(vec![true])), "true");
-        check(text(""), "\"\"");
-        check(text("a b"), "a b");
-        check(text("a,\"b\"\n"), "\"a,\"\"b\"\"\n\"");
-        check(Arc::new(StringArray::from(vec![None::<&str>])), "");
-        check(Arc::new(NullArray::new(1)), "");
-        check(Arc::new(Float32Array::from(vec![0.1])), "0.1");
-        check(Arc::new(Float32Array::from(vec![f32::INFINITY])), "Infinity");
-        check(Arc::new(LargeBinaryArray::from_vec(vec![b"ab"])), "YWI=");
-        check(Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab"].into_iter()).unwrap()), "YWI=");
     }
 }

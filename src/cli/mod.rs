@@ -6,16 +6,19 @@
 //! Invariants: definitions are loaded and names checked before the data directory is opened.
 //! Neighbours: `main` calls this; each command wires `engine`, `online`, `offline` or `verify`.
 
+mod cell;
 mod check;
 mod demo;
 mod explain;
 mod get;
 mod history;
+mod label_csv;
 mod label_file;
 mod progress;
 mod quarantine;
 mod replay;
 mod run;
+mod say;
 mod shop;
 mod signals;
 mod verify;
@@ -34,6 +37,7 @@ use crate::offline::OfflineError;
 use crate::plan::{self, Plan};
 use crate::reader::Reader;
 use crate::state::StateError;
+use say::{note, say};
 
 /// Feature views in SQL over Kafka events: fresh online, exact offline, proved the same.
 #[derive(Parser)]
@@ -154,7 +158,6 @@ pub(crate) type Outcome = Result<(), Failure>;
 const DISK_FULL: &str = "No space left on device";
 
 /// Runs the command line of this process.
-#[expect(clippy::print_stderr, reason = "the place where errors are said")]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
@@ -172,21 +175,22 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Work(e)) => {
             let said = spoken(e.as_ref());
-            eprintln!("error: {said}");
+            note(format_args!("error: {said}"));
             if said.contains(DISK_FULL) {
-                eprintln!("  = free some space and start again; everything committed so far is kept");
+                note("  = free some space and start again; everything committed so far is kept");
             }
             ExitCode::from(1)
         }
         Err(Failure::Usage(e)) => {
-            eprintln!("error: {}", spoken(e.as_ref()));
+            note(format_args!("error: {}", spoken(e.as_ref())));
             ExitCode::from(2)
         }
         Err(Failure::Definitions(problems)) => {
             for problem in &problems {
-                eprintln!("{problem}\n");
+                note(format_args!("{problem}\n"));
             }
-            eprintln!("{} problem{} in the definitions", problems.len(), if problems.len() == 1 { "" } else { "s" });
+            let plural = if problems.len() == 1 { "" } else { "s" };
+            note(format_args!("{} problem{plural} in the definitions", problems.len()));
             ExitCode::from(2)
         }
         Err(Failure::Check) => ExitCode::from(3),
@@ -212,14 +216,5 @@ impl Common {
     /// Where state and log are.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| self.dir.join(".headwater"))
-    }
-}
-
-/// Prints a line of result; a closed pipe ends the program quietly.
-pub(crate) fn say(line: impl std::fmt::Display) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
             for rejected in reader.store.quarantine() {
                 let r = rejected?;
                 let view = r.view.map_or(String::new(), |v| format!(" view={v}"));
-                say(format!("{} {} {}/{}{view} {}", Epoch(r.epoch), r.source, r.partition, r.offset, r.reason));
+                say(format!("{} {} {}/{}{view} {}", Epoch(r.epoch), r.source, r.partition, r.offset, r.reason))?;
             }
         }
         Action::Show { source, place, common } => {
@@ -54,11 +54,11 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
                 refusals.extend(Some(rejected?).filter(of_record));
             }
             for r in &refusals {
-                say(format!("epoch: {}", Epoch(r.epoch)));
+                say(format!("epoch: {}", Epoch(r.epoch)))?;
                 if let Some(view) = &r.view {
-                    say(format!("view: {view}"));
+                    say(format!("view: {view}"))?;
                 }
-                say(format!("reason: {}", r.reason));
+                say(format!("reason: {}", r.reason))?;
             }
             let Some(first) = refusals.first() else {
                 return Err(anyhow::anyhow!("no refused record of `{source}` at {place}; see `quarantine list`").into());
@@ -66,14 +66,14 @@ pub(super) fn run(args: &QuarantineArgs) -> Outcome {
             match refusals.iter().find(|r| r.view.is_none()) {
                 Some(r) => {
                     if let Some(key) = &r.key {
-                        say(format!("key: {}", String::from_utf8_lossy(key)));
+                        say(format!("key: {}", String::from_utf8_lossy(key)))?;
                     }
-                    say(format!("record: {}", String::from_utf8_lossy(&r.bytes)));
+                    say(format!("record: {}", String::from_utf8_lossy(&r.bytes)))?;
                 }
                 // What only views refuse is a good row of its source, and in the log.
                 None => {
                     if let Some(row) = logged(&reader.offline, source, first.partition, first.offset)? {
-                        say(format!("record: {row}"));
+                        say(format!("record: {row}"))?;
                     }
                 }
             }

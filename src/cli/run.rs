@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::replay::replay_into;
 use super::signals::stop_on_signals;
-use super::{Common, Failure, Outcome, say};
+use super::{Common, Failure, Outcome, note, say};
 use crate::config::{self, Config, Listen};
-use crate::definition::Definitions;
-use crate::engine::{Node, Settings};
+use crate::definition::{Definitions, Source};
+use crate::diagnostic::spoken;
+use crate::engine::{EngineError, Node, Settings};
 use crate::housekeeping::{Housekeeping, Pace};
 use crate::online::Online;
 use crate::plan::Plan;
@@ -21,19 +22,22 @@ use crate::serve::Servers;
 use crate::serve::http::HttpState;
 use crate::source::kafka::KafkaSettings;
 use crate::source::live::{Live, Ticks};
-use crate::source::replay::ReplayClock;
+use crate::source::replay::{ReplayClock, ReplayError};
 use crate::state::commit::ClockKind;
 use crate::telemetry::Metrics;
 use crate::time::{Clock, Epoch};
+
+/// Between two tries to read a history.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// Timely workers; default 1.
     #[arg(long)]
     workers: Option<String>,
-    /// wall; or record or event: what is there at the start is replayed first.
-    #[arg(long, default_value = "wall", value_parser = ["wall", "record", "event"])]
-    clock: String,
+    /// What gives events their epochs.
+    #[arg(long, value_enum, default_value = "wall")]
+    clock: ClockArg,
     /// Kafka brokers, where the definitions do not name them.
     #[arg(long)]
     brokers: Option<String>,
@@ -48,6 +52,27 @@ pub(super) struct RunArgs {
     resp: Option<String>,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ClockArg {
+    /// The machine's clock.
+    Wall,
+    /// What is there at the start is replayed first, by the records' own times.
+    Record,
+    /// What is there at the start is replayed first, by event times.
+    Event,
+}
+
+impl ClockArg {
+    /// What is replayed under, before events come live.
+    fn history(self) -> Option<ReplayClock> {
+        match self {
+            ClockArg::Wall => None,
+            ClockArg::Record => Some(ReplayClock::Record),
+            ClockArg::Event => Some(ReplayClock::Event),
+        }
+    }
 }
 
 pub(super) fn run(args: &RunArgs) -> Outcome {
@@ -72,7 +97,7 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
         plan: &plan,
         data_dir: &data_dir,
         workers: config.workers.unwrap_or(1),
-        clock: &args.clock,
+        history: args.clock.history(),
         kafka: kafka_settings(&config),
         http: &listen(&config.http),
         grpc: &listen(&config.grpc),
@@ -88,8 +113,8 @@ pub(super) struct Serving<'a> {
     pub(super) plan: &'a Arc<Plan>,
     pub(super) data_dir: &'a Path,
     pub(super) workers: usize,
-    /// `wall`, `record` or `event`.
-    pub(super) clock: &'a str,
+    /// Under which clock to replay what is there at the start, if that comes first.
+    pub(super) history: Option<ReplayClock>,
     pub(super) kafka: KafkaSettings,
     /// `HOST:PORT`, `HOST:0` or `off`, as the two below.
     pub(super) http: &'a str,
@@ -135,7 +160,10 @@ impl std::fmt::Display for Ready {
 /// Who is told how a serving node does.
 pub(super) trait Observer {
     /// It serves from now on.
-    fn ready(&mut self, ready: &Ready);
+    ///
+    /// # Errors
+    /// It cannot be said.
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()>;
     /// Called between slices, at least every tenth of a second.
     fn turn(&mut self, node: &Node, live: &Live);
 }
@@ -144,8 +172,8 @@ pub(super) trait Observer {
 struct SayReady;
 
 impl Observer for SayReady {
-    fn ready(&mut self, ready: &Ready) {
-        say(ready);
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()> {
+        say(ready)
     }
 
     fn turn(&mut self, _: &Node, _: &Live) {}
@@ -158,7 +186,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let sync_always = serving.commit.sync == config::Sync::Always;
     let settings = Settings { workers: serving.workers, sync_always };
     let mut node = Node::open(Arc::clone(serving.plan), serving.data_dir, settings, &clock)?;
-    if serving.clock == "wall" {
+    if serving.history.is_none() {
         // Before anything is answered about the present.
         node.check_finished()?;
     }
@@ -168,20 +196,22 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let servers = Servers::start(serving.http, serving.grpc, &http, node.offline())?;
     let housekeeping = Housekeeping::start(&node, serving.pace, stop);
     let place = |at: Option<std::net::SocketAddr>| at.map(|at| at.to_string());
-    let ready = |node: &Node| Ready {
-        http: place(servers.http),
-        grpc: place(servers.grpc),
-        resp: None,
-        epoch: node.cache().published().epoch,
+    let mut is_ready = false;
+    let mut get_ready = |node: &Node| {
+        // Once, and not for whoever has asked for the end already.
+        if std::mem::replace(&mut is_ready, true) || stop.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        http.set_ready(true);
+        let (http, grpc) = (place(servers.http), place(servers.grpc));
+        observer.ready(&Ready { http, grpc, resp: None, epoch: node.cache().published().epoch })
     };
     // What was committed before is served while the dataflow recovers.
-    let resumed = node.cache().published().epoch > 0;
-    if resumed {
-        http.set_ready(true);
-        observer.ready(&ready(&node));
+    if node.cache().published().epoch > 0 {
+        get_ready(&node)?;
     }
     node.rebuild(stop)?;
-    replay_first(serving.clock, &mut node, dir, kafka, stop)?;
+    replay_first(serving, &mut node, stop, &mut get_ready)?;
     if !stop.load(Ordering::Acquire) {
         node.go_live()?;
     }
@@ -192,10 +222,7 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     let offsets = node.store().offsets()?;
     let mut live = Live::new(&serving.plan.sources, dir, kafka, offsets, &clock, ticks)?;
     live.remember(node.store().source_states()?);
-    if !resumed {
-        http.set_ready(true);
-        observer.ready(&ready(&node));
-    }
+    get_ready(&node)?;
     let outcome = follow(&mut node, &mut live, &clock, stop, observer);
     stop.store(true, Ordering::Release);
     // Clients first: they are told, and whoever is being answered still is.
@@ -206,33 +233,51 @@ pub(super) fn serve_node(serving: &Serving<'_>, stop: &Arc<AtomicBool>, observer
     Ok(())
 }
 
-/// Under `record` or `event`: what is there now, unless this directory has gone live already.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
+/// What is there now, where a history comes first and this directory has not gone live already.
+///
+/// While a topic cannot be read the node is ready with what it has, and tries again. It does not go live meanwhile: live
+/// epochs are later than all of a history, so that it could never be replayed.
 fn replay_first(
-    clock: &str,
+    serving: &Serving<'_>,
     node: &mut Node,
-    dir: &Path,
-    kafka: &KafkaSettings,
-    stop: &AtomicBool,
-) -> Result<(), Failure> {
-    let (clock, kind) = match clock {
-        "event" => (ReplayClock::Event, ClockKind::Event),
-        "record" => (ReplayClock::Record, ClockKind::Record),
-        _ => return Ok(()),
-    };
+    stop: &Arc<AtomicBool>,
+    get_ready: &mut dyn FnMut(&Node) -> anyhow::Result<()>,
+) -> Outcome {
+    let Some(clock) = serving.history else { return Ok(()) };
     if node.store().has_been_live()? {
         return Ok(());
     }
-    if let Err(e) = replay_into(node, dir, clock, kind, kafka, stop) {
-        let unreachable = e.downcast_ref::<crate::source::replay::ReplayError>().is_some_and(|e| {
-            use crate::source::kafka::KafkaError;
-            use crate::source::replay::ReplayError;
-            matches!(e, ReplayError::Kafka(KafkaError::Unreachable { .. } | KafkaError::UnknownTopic { .. }))
-        });
-        if !unreachable {
+    let (dir, kafka) = (&serving.definitions.dir, &serving.kafka);
+    let mut said = String::new();
+    while !stop.load(Ordering::Acquire)
+        && let Err(e) = replay_into(node, dir, clock, kafka, stop)
+    {
+        let out_of_reach =
+            |source: &Source| e.downcast_ref::<ReplayError>().is_some_and(|e| e.is_out_of_reach(source, kafka));
+        let missing: Vec<&Arc<Source>> = serving.plan.sources.iter().filter(|s| out_of_reach(s)).collect();
+        if missing.is_empty() {
             return Err(e.into());
         }
-        eprintln!("warning: {}; going on live", crate::diagnostic::spoken(e.as_ref()));
+        for source in missing {
+            node.metrics().source(&source.name).reachable.set(0);
+        }
+        let why = spoken(e.as_ref());
+        if why != said {
+            note(format_args!("warning: {why}; trying again"));
+            said = why;
+        }
+        get_ready(node)?;
+        rest(node, stop)?;
+    }
+    Ok(())
+}
+
+/// Between two tries; it ends early where there is no reason for another.
+fn rest(node: &mut Node, stop: &AtomicBool) -> Result<(), EngineError> {
+    let begun = Instant::now();
+    while begun.elapsed() < AGAIN && !stop.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(20));
+        node.check()?;
     }
     Ok(())
 }
@@ -270,7 +315,6 @@ fn report_partitions(live: &Live, metrics: &Metrics, passed: &mut Instant) {
 }
 
 /// Feeds slices until told to stop.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, observer: &mut dyn Observer) -> Outcome {
     let mut last = node.store().begins_after().max(Epoch(node.cache().published().epoch));
     let mut said = std::collections::BTreeMap::new();
@@ -280,7 +324,7 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
         let slice = live.next_slice(last)?;
         let nothing_came = slice.is_none();
         if let Some(slice) = slice {
-            slice.gaps.iter().for_each(|gap| eprintln!("warning: {gap}"));
+            slice.gaps.iter().for_each(|gap| note(format_args!("warning: {gap}")));
             last = slice.last.unwrap_or(last);
             node.feed(slice, ClockKind::Wall)?;
         }
@@ -299,13 +343,13 @@ fn follow(node: &mut Node, live: &mut Live, clock: &Clock, stop: &AtomicBool, ob
             if refused.contains(source) {
                 // Kept, so that a restart does not go on as if nothing had been.
                 node.store().refuse_source(source, why)?;
-                eprintln!("warning: `{source}` is not read any more: {why}");
+                note(format_args!("warning: `{source}` is not read any more: {why}"));
             } else {
-                eprintln!("warning: `{source}` cannot be read now: {why}; trying again");
+                note(format_args!("warning: `{source}` cannot be read now: {why}; trying again"));
             }
         }
         for source in said.keys().filter(|s| !troubles.contains_key(*s)) {
-            eprintln!("`{source}` is read again");
+            note(format_args!("`{source}` is read again"));
         }
         said = troubles;
         report_partitions(live, node.metrics(), &mut passed);

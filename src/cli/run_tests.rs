@@ -1,4 +1,4 @@
-//! A node whose threads die: it says so, serves nothing more, and ends.
+//! A node that starts without its topic, and one whose threads die: what it says, what it serves, and how it ends.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +29,9 @@ struct Poison {
 }
 
 impl Observer for Poison {
-    fn ready(&mut self, ready: &Ready) {
+    fn ready(&mut self, ready: &Ready) -> anyhow::Result<()> {
         self.ready.send(ready.http.clone().expect("it serves")).expect("the test listens");
+        Ok(())
     }
 
     fn turn(&mut self, node: &Node, _: &Live) {
@@ -46,23 +47,74 @@ impl Observer for Poison {
     }
 }
 
-#[test]
-fn a_node_whose_committer_panics_is_not_ready_and_ends_with_its_name() {
-    let (dir, definitions, plan) = deployment();
+fn serving<'a>(
+    definitions: &'a Definitions,
+    plan: &'a Arc<Plan>,
+    data_dir: &'a Path,
+    history: Option<ReplayClock>,
+) -> Serving<'a> {
     let config = Config::default();
-    let data_dir = dir.path().join("data");
-    let serving = Serving {
-        definitions: &definitions,
-        plan: &plan,
-        data_dir: &data_dir,
+    Serving {
+        definitions,
+        plan,
+        data_dir,
         workers: 1,
-        clock: "wall",
+        history,
         kafka: kafka_settings(&config),
         http: "127.0.0.1:0",
         grpc: "off",
         commit: config.commit,
         pace: Pace::of(&config),
-    };
+    }
+}
+
+/// Counts how often a node is ready, and has it stop then.
+struct StopWhenReady<'a> {
+    stop: &'a AtomicBool,
+    ready: usize,
+}
+
+impl Observer for StopWhenReady<'_> {
+    fn ready(&mut self, _: &Ready) -> anyhow::Result<()> {
+        self.ready += 1;
+        self.stop.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn turn(&mut self, _: &Node, _: &Live) {}
+}
+
+/// Once it is live, its history could not be replayed any more.
+#[test]
+fn a_node_whose_history_cannot_be_read_is_ready_and_not_live() {
+    let (dir, definitions, plan) = deployment();
+    let data_dir = dir.path().join("data");
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut observer = StopWhenReady { stop: &stop, ready: 0 };
+    let serving = serving(&definitions, &plan, &data_dir, Some(ReplayClock::Record));
+    serve_node(&serving, &stop, &mut observer).expect("it stops as it was told to");
+    assert_eq!(observer.ready, 1);
+    let settings = Settings { workers: 1, sync_always: false };
+    let node = Node::start(plan, &data_dir, settings, &Clock::Machine).expect("it starts again");
+    assert!(!node.store().has_been_live().expect("readable"));
+}
+
+#[test]
+fn a_node_that_was_told_to_stop_does_not_say_that_it_is_ready() {
+    let (dir, definitions, plan) = deployment();
+    let data_dir = dir.path().join("data");
+    let stop = Arc::new(AtomicBool::new(true));
+    let mut observer = StopWhenReady { stop: &stop, ready: 0 };
+    let serving = serving(&definitions, &plan, &data_dir, None);
+    serve_node(&serving, &stop, &mut observer).expect("it stops as it was told to");
+    assert_eq!(observer.ready, 0);
+}
+
+#[test]
+fn a_node_whose_committer_panics_is_not_ready_and_ends_with_its_name() {
+    let (dir, definitions, plan) = deployment();
+    let data_dir = dir.path().join("data");
+    let serving = serving(&definitions, &plan, &data_dir, None);
     let ((told, ready), (kill, killed)) = (unbounded(), unbounded());
     let stop = Arc::new(AtomicBool::new(false));
     std::thread::scope(|s| {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Common, Failure, Outcome, say};
+use super::{Common, Failure, Outcome, note, say};
 use crate::online::find_view;
 use crate::source::Gap;
 use crate::time::{Clock, Epoch, parse_instant};
@@ -28,7 +28,6 @@ pub(super) struct VerifyArgs {
     common: Common,
 }
 
-#[expect(clippy::print_stderr, reason = "progress goes to standard error")]
 pub(super) fn run(args: &VerifyArgs) -> Outcome {
     let (definitions, plan) = args.common.plan()?;
     let views = match args.views[..] {
@@ -45,7 +44,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         }
     };
     let seed = args.seed.unwrap_or_else(|| Clock::Machine.now().unsigned_abs());
-    eprintln!("seed {seed}");
+    note(format_args!("seed {seed}"));
     let reader = args.common.reader(&plan)?;
     let (store, offline) = (&reader.store, &reader.offline);
     let mut failed = false;
@@ -54,11 +53,11 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         let segments = offline.check_segments()?;
         let offsets::Found { records, gaps, problems } = offsets::check(&plan, store, offline)?;
         for problem in &problems {
-            say(format!("log: {problem}"));
+            say(format!("log: {problem}"))?;
         }
         // A loss that is recorded is no inconsistency; but nobody should read past it.
         for gap in &gaps {
-            say(format!("log: {gap}"));
+            say(format!("log: {gap}"))?;
         }
         failed |= !problems.is_empty();
         let lost: u64 = gaps.iter().map(Gap::records).sum();
@@ -69,7 +68,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
             stored.pages,
             gaps.len(),
             problems.len()
-        ));
+        ))?;
     }
     let cache = reader.pages(None)?;
     let verifier = Verifier { definitions: &definitions, plan: &plan, cache: &cache, offline };
@@ -79,7 +78,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     for &view in &request.views {
         let report = verifier.view(view, &request)?;
         for difference in &report.differences {
-            say(format!("DIFFERS {difference}"));
+            say(format!("DIFFERS {difference}"))?;
         }
         say(format!(
             "{}: groups={} stamps={} checked={} pages_compared={} histories_compared={} refused={} differing={}",
@@ -91,14 +90,14 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
             report.histories_compared,
             report.refused,
             report.differing
-        ));
+        ))?;
         checked += report.checked;
         differing += report.differing;
     }
-    say(format!("checked={checked} differing={differing}"));
+    say(format!("checked={checked} differing={differing}"))?;
     failed |= differing > 0;
     if checked == 0 && offline.timeline()?.last() > Epoch::ZERO {
-        say("nothing was compared, although there are commits: this proves nothing");
+        say("nothing was compared, although there are commits: this proves nothing")?;
         failed = true;
     }
     if failed { Err(Failure::Check) } else { Ok(()) }

@@ -1,8 +1,10 @@
 //! Avro datums by their writer's schema, bare or behind Confluent's or the single-object header.
 //!
 //! Fields are found by name, as in JSON. Logical types go to the column types that mean the same.
+//! Invariants: a datum is read whole or refused; no value costs more than time in proportion to its bytes.
 //! Neighbours: `column` takes the values; `decode` calls this per record.
 
+use std::io::{Error, ErrorKind, Read};
 use std::sync::Arc;
 
 use apache_avro::types::Value;
@@ -11,6 +13,9 @@ use num_bigint::BigInt;
 
 use super::column::{ColumnBuffer, Misfit};
 use super::decode::Names;
+
+/// A decimal of more bits is beyond every column type, whatever its scale: no double is as large.
+const DECIMAL_BITS_MAX: u64 = 1_024;
 
 /// Reads datums of one schema.
 #[derive(Debug)]
@@ -57,9 +62,26 @@ impl Reader {
         }
     }
 
-    fn whole(&self, mut bytes: &[u8]) -> Result<Value, Misfit> {
-        let value = from_avro_datum(&self.schema, &mut bytes, None).map_err(|e| format!("not Avro: {e}"))?;
-        if bytes.is_empty() { Ok(value) } else { Err(format!("{} bytes are left after the Avro datum", bytes.len())) }
+    fn whole(&self, bytes: &[u8]) -> Result<Value, Misfit> {
+        let mut rest = Unread(bytes);
+        let value = from_avro_datum(&self.schema, &mut rest, None).map_err(|e| format!("not Avro: {e}"))?;
+        match rest.0.len() {
+            0 => Ok(value),
+            left => Err(format!("{left} bytes are left after the Avro datum")),
+        }
+    }
+}
+
+/// What is unread of a datum. That it ends early is an error like any other: of `UnexpectedEof` the reader would make a
+/// null where a string, a boolean or a union should begin.
+struct Unread<'a>(&'a [u8]);
+
+impl Read for Unread<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(into)? {
+            0 if !into.is_empty() => Err(Error::new(ErrorKind::InvalidData, "the datum is cut off")),
+            read => Ok(read),
+        }
     }
 }
 
@@ -94,11 +116,23 @@ pub(super) fn append(column: &mut ColumnBuffer, scale: u32, value: &Value) -> Re
         }
         Value::TimestampMicros(t) | Value::LocalTimestampMicros(t) => column.instant(*t),
         Value::TimestampNanos(t) | Value::LocalTimestampNanos(t) => column.instant(t.div_euclid(1_000)),
-        Value::Decimal(decimal) => column.number(&format!("{}e-{scale}", BigInt::from(decimal.clone()))),
-        Value::BigDecimal(decimal) => column.number(&decimal.to_string()),
+        Value::Decimal(value) => decimal(column, &BigInt::from(value.clone()), -i64::from(scale)),
+        Value::BigDecimal(value) => {
+            let (digits, exponent) = value.as_bigint_and_exponent();
+            // The library's exponent counts downwards.
+            decimal(column, &digits, exponent.saturating_neg())
+        }
         Value::Array(values) => column.list(|items| values.iter().try_for_each(|v| append(items, scale, v))),
         Value::Bytes(_) | Value::Fixed(..) | Value::Duration(_) | Value::Map(_) | Value::Record(_) => {
             Err(format!("expected {}, found an Avro value without a column type", column.type_name()))
         }
     }
+}
+
+/// Appends `digits * 10^exponent`. Writing digits down takes time with the square of their number, so those come first.
+fn decimal(column: &mut ColumnBuffer, digits: &BigInt, exponent: i64) -> Result<(), Misfit> {
+    if digits.bits() > DECIMAL_BITS_MAX {
+        return Err(format!("a decimal of {} bits is out of the range of {}", digits.bits(), column.type_name()));
+    }
+    column.number(&format!("{digits}e{exponent}"))
 }

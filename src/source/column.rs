@@ -1,7 +1,8 @@
 //! One column under construction: values are appended as they are decoded and can be taken back.
 //!
 //! Invariants: after a refused append the column may hold a part of the value; the caller truncates to the length
-//! before the record. Neighbours: `number` says what fits; `decode` owns a record's columns and undoes them together.
+//! before the record. A value larger than [`VALUE_BYTES_MAX`] is refused, so that a column of which the caller stops at
+//! a batch's size stays addressable, and whether a value fits does not depend on what stands before it. Neighbours: `number` says what fits; `decode` owns a record's columns and undoes them together.
 
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ use crate::definition::meaning::canonical;
 
 /// Why a value does not fit its column, for a person.
 pub(super) type Misfit = String;
+
+/// The bytes that one value may take. What is short on the wire may be long here: an Avro enum, a number of one digit.
+pub(super) const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// A growing column.
 #[derive(Debug)]
@@ -69,6 +73,19 @@ impl ColumnBuffer {
         self.valid.len()
     }
 
+    /// What its values take, in bytes, or somewhat less.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.values {
+            Values::Boolean(v) => v.len(),
+            Values::Int(v) | Values::Date(v) => size_of_val(&v[..]),
+            Values::BigInt(v) | Values::Timestamp(v) => size_of_val(&v[..]),
+            Values::Double(v) => size_of_val(&v[..]),
+            Values::Decimal(v, ..) => size_of_val(&v[..]),
+            Values::Text(ends, bytes) => size_of_val(&ends[..]) + bytes.len(),
+            Values::List(ends, items) => size_of_val(&ends[..]) + items.bytes(),
+        }
+    }
+
     /// Is its last value null?
     pub(super) fn ends_with_null(&self) -> bool {
         self.len().checked_sub(1).is_some_and(|last| !self.valid.is_valid(last))
@@ -101,8 +118,9 @@ impl ColumnBuffer {
             Values::BigInt(v) | Values::Timestamp(v) => v.push(0),
             Values::Double(v) => v.push(0.0),
             Values::Decimal(v, ..) => v.push(0),
-            Values::Text(ends, bytes) => ends.push(end(bytes.len())),
-            Values::List(ends, items) => ends.push(end(items.len())),
+            Values::Text(ends, _) | Values::List(ends, _) => {
+                ends.push(*ends.last().expect("it begins with an end of 0"))
+            }
         }
         self.valid.append_null();
     }
@@ -141,8 +159,8 @@ impl ColumnBuffer {
     pub(super) fn text(&mut self, text: &str) -> Result<(), Misfit> {
         let fits = match &mut self.values {
             Values::Text(ends, bytes) => {
+                ends.push(end(bytes.len() + text.len())?);
                 bytes.extend_from_slice(text.as_bytes());
-                ends.push(end(bytes.len()));
                 true
             }
             Values::Timestamp(v) => number::instant(text).map(|t| v.push(t)).is_some(),
@@ -226,8 +244,12 @@ impl ColumnBuffer {
     pub(super) fn list(&mut self, fill: impl FnOnce(&mut ColumnBuffer) -> Result<(), Misfit>) -> Result<(), Misfit> {
         match &mut self.values {
             Values::List(ends, items) => {
+                let before = items.bytes();
                 fill(items)?;
-                ends.push(end(items.len()));
+                if items.bytes() - before > VALUE_BYTES_MAX {
+                    return Err(too_large());
+                }
+                ends.push(end(items.len())?);
             }
             _ => return Err(self.expected("an array")),
         }
@@ -332,10 +354,43 @@ fn take<T: arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuff
     ScalarBuffer::from(std::mem::replace(values, next))
 }
 
-fn end(len: usize) -> i32 {
-    i32::try_from(len).expect("the decoder refuses what would take a batch beyond 2 GiB")
+/// An offset into a column's values. Where there is none, the value at hand alone is beyond its limit: all that stands
+/// before it is less than a full batch and one more value.
+fn end(len: usize) -> Result<i32, Misfit> {
+    i32::try_from(len).map_err(|_| too_large())
+}
+
+fn too_large() -> Misfit {
+    format!("the value takes more than {VALUE_BYTES_MAX} bytes")
 }
 
 fn at(ends: &[i32], len: usize) -> usize {
     usize::try_from(ends[len]).expect("ends are lengths")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::Field;
+
+    /// An item may be a byte in its record and its enum's whole symbol here.
+    #[test]
+    fn a_value_may_take_so_much_and_no_more() {
+        let symbol = "x".repeat(1 << 20);
+        let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+        let mut column = ColumnBuffer::new(&list).expect("records carry it");
+        let mut of = |symbols: usize| {
+            let before = column.len();
+            let outcome = column.list(|items| (0..symbols).try_for_each(|_| items.text(&symbol)));
+            if outcome.is_err() {
+                column.truncate(before);
+            }
+            (outcome, column.len(), column.bytes() >> 20)
+        };
+        assert_eq!(of(300), (Ok(()), 1, 300));
+        assert_eq!(of(513), (Err(too_large()), 1, 300));
+        assert_eq!(of(300), (Ok(()), 2, 600), "what was refused leaves nothing behind");
+        assert_eq!(too_large(), "the value takes more than 536870912 bytes");
+        assert_eq!(end(1 << 31), Err(too_large()), "also where no offset leads");
+    }
 }

@@ -49,6 +49,20 @@ impl Splitter {
         true
     }
 
+    /// Passes over a part of a record that is too long to be kept: the number of bytes up to and with the line end that
+    /// ends it, if that is in it.
+    pub(super) fn skip(&mut self, part: &[u8]) -> Option<usize> {
+        for (at, &b) in part.iter().enumerate() {
+            if b == b'\n' && self.state != State::Quoted {
+                return Some(at + 1);
+            }
+            self.byte(b);
+            self.content.clear();
+            self.fields.clear();
+        }
+        None
+    }
+
     /// Takes a whole record, which may hold line ends.
     fn record(&mut self, record: &[u8]) -> Result<(), Misfit> {
         self.clear();
@@ -163,5 +177,24 @@ mod tests {
         check("\"a\"b,c", Ok(&[("ab", true), ("c", false)]));
         check("\"a", Err("a quoted field is not closed"));
         check("a\nb", Err("more than one line"));
+    }
+
+    #[test]
+    fn a_record_ends_at_the_same_byte_however_it_is_passed_over() {
+        let check = |record: &str, want: Option<usize>| {
+            for cut in 0..=record.len() {
+                let (first, second) = record.as_bytes().split_at(cut);
+                let mut splitter = Splitter::default();
+                let end = splitter.skip(first).or_else(|| Some(cut + splitter.skip(second)?));
+                assert_eq!(end, want, "{record:?}, cut at {cut}");
+                assert!(splitter.content.is_empty() && splitter.fields.is_empty(), "nothing is kept");
+            }
+        };
+        check("a,b\n1", Some(4));
+        check("a,\"b\n\"\"c\"\r\n1", Some(11));
+        check("5\" pipe,x\n\"", Some(10));
+        check("\"a\"b\n", Some(5));
+        check("a,b", None);
+        check("a,\"b\n", None);
     }
 }

@@ -20,9 +20,9 @@ use crate::time::Epoch;
 /// In [`Decoded::record_times`]: no record with a timestamp has come from the partition yet.
 pub const NO_TIME: i64 = i64::MIN;
 
-/// A record longer than this is refused, so that a batch's text stays addressable.
-const RECORD_BYTES_MAX: usize = 256 << 20;
-/// With this much a batch is full.
+/// A record longer than this is refused.
+pub(super) const RECORD_BYTES_MAX: usize = 256 << 20;
+/// With so many bytes of records, of refused ones, or in one column, a batch is full.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
 /// A source that cannot be decoded at all.
@@ -89,6 +89,8 @@ pub struct Decoder {
     rules: Rules,
     /// Refused while they were pushed, each with its record time.
     refused: Vec<(Rejected, i64)>,
+    /// What those take, which the quarantine gets whole.
+    refused_bytes: usize,
     /// The greatest record timestamp of each partition so far.
     greatest: Vec<(i32, i64)>,
 }
@@ -134,6 +136,7 @@ impl Decoder {
             rows: Rows::default(),
             rules: Rules::new(source)?,
             refused: vec![],
+            refused_bytes: 0,
             greatest: vec![],
             source: Arc::clone(source),
         })
@@ -160,7 +163,8 @@ impl Decoder {
 
     /// Should the batch be finished before more is pushed?
     pub fn is_full(&self) -> bool {
-        self.rows.bytes() >= BATCH_BYTES_MAX
+        self.rows.bytes() + self.refused_bytes >= BATCH_BYTES_MAX
+            || self.columns.iter().any(|c| c.bytes() >= BATCH_BYTES_MAX)
     }
 
     /// Takes one record. `timestamp`: the record's own, in microseconds since 1970-01-01 UTC. A null payload deletes
@@ -196,6 +200,7 @@ impl Decoder {
                     key: key.map(<[u8]>::to_vec),
                     bytes: payload.unwrap_or_default().to_vec(),
                 };
+                self.refused_bytes += rejected.bytes.len() + rejected.key.as_ref().map_or(0, Vec::len);
                 self.refused.push((rejected, time));
             }
         }
@@ -205,6 +210,7 @@ impl Decoder {
     /// `bounded_future`: refuse rows dated too far ahead of their arrival (all clocks but `event`).
     pub fn finish(&mut self, epoch: Option<Epoch>, bounded_future: bool) -> Decoded {
         let mut refused = std::mem::take(&mut self.refused);
+        self.refused_bytes = 0;
         let mut decoded = Decoded::default();
         if self.rows.len() > 0 {
             let declared = self.columns.iter_mut().map(ColumnBuffer::finish).collect();
@@ -238,7 +244,7 @@ impl Decoder {
     /// Appends a record's declared fields to the columns, or says why not; then the columns are uneven.
     fn record(&mut self, payload: &[u8]) -> Result<(), String> {
         if payload.len() > RECORD_BYTES_MAX {
-            return Err(format!("decode: the record has {} bytes, more than {RECORD_BYTES_MAX}", payload.len()));
+            return Err(format!("decode: the record has more than {RECORD_BYTES_MAX} bytes"));
         }
         let (columns, declared, before) = (&mut self.columns, &self.source.columns, self.rows.len());
         let fault = |i: usize, why: Misfit| format!("column '{}': {why}", declared[i].name);

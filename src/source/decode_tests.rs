@@ -354,6 +354,125 @@ fn avro_with_and_without_headers() {
     assert_eq!(reasons.len(), 4);
 }
 
+/// A decoder of Avro records, and what turns fields into a datum.
+fn avro(fields: &str, columns: &[&str]) -> (Decoder, impl Fn(&[(&str, Avro)]) -> Vec<u8> + use<>) {
+    let schema = format!(r#"{{"type":"record","name":"r","fields":[{fields}]}}"#);
+    let schema = Arc::new(apache_avro::Schema::parse_str(&schema).expect("a schema"));
+    let connector = Connector::Kafka { topic: "t".into(), format: Format::Avro(Arc::clone(&schema)), brokers: None };
+    let s = source("s", connector).with(columns).event(Some("_timestamp"));
+    let datum = move |fields: &[(&str, Avro)]| {
+        let record = Avro::Record(fields.iter().map(|(n, v)| ((*n).to_string(), v.clone())).collect());
+        apache_avro::to_avro_datum(&schema, record).expect("a datum")
+    };
+    (Decoder::new(&Arc::new(s)).expect("a decoder"), datum)
+}
+
+#[test]
+fn avro_that_is_cut_off_is_refused() {
+    let check = |last: &str, column: &str, value: Avro| {
+        let fields = format!(r#"{{"name":"id","type":"long"}},{{"name":"last","type":{last}}}"#);
+        let (mut decoder, datum) = avro(&fields, &["id BIGINT", column]);
+        let whole = datum(&[("id", Avro::Long(300)), ("last", value)]);
+        for header in [&[][..], &[0, 0, 0, 0, 9], &[0xC3, 1, 1, 2, 3, 4, 5, 6, 7, 8]] {
+            let record = [header, &whole].concat();
+            // Less than the header may be a whole datum without one: [0, 0] is an id of 0 and an empty text.
+            for cut in header.len()..record.len() {
+                decoder.push(0, 0, Some(5), None, Some(&record[..cut]));
+                let decoded = decoder.finish(Some(Epoch(1)), true);
+                let row = decoded.batch.map(|batch| lines(&batch, &["id", "last"]));
+                assert_eq!(row, None, "{last} behind {header:?}, cut at {cut} of {}", record.len());
+            }
+            decoder.push(0, 0, Some(5), None, Some(&record));
+            assert!(decoder.finish(Some(Epoch(1)), true).batch.is_some(), "{last}: it is read whole");
+        }
+    };
+    let text = || Avro::String("abc".into());
+    check(r#""string""#, "last TEXT", text());
+    check(r#""boolean""#, "last BOOLEAN", Avro::Boolean(true));
+    check(r#"["null","string"]"#, "last TEXT", Avro::Union(1, Box::new(text())));
+    check(r#"["null","string"]"#, "last TEXT", Avro::Union(0, Box::new(Avro::Null)));
+    check(r#"["null","boolean"]"#, "last BOOLEAN", Avro::Union(1, Box::new(Avro::Boolean(false))));
+    check(r#"{"type":"array","items":"string"}"#, "last TEXT[]", Avro::Array(vec![text(), text()]));
+}
+
+/// With `id` 0 it begins like Confluent's header, behind which a record that is cut off would stand.
+#[test]
+fn a_bare_avro_datum_is_not_taken_for_one_behind_a_header() {
+    let fields = r#"{"name":"id","type":"long"},{"name":"note","type":["null","string"]}"#;
+    let (mut decoder, datum) = avro(fields, &["id BIGINT", "note TEXT"]);
+    let note = Avro::Union(1, Box::new(Avro::String("abc".into())));
+    decoder.push(0, 0, Some(5), None, Some(&datum(&[("id", Avro::Long(0)), ("note", note)])));
+    let decoded = decoder.finish(Some(Epoch(1)), true);
+    assert_eq!(lines(&decoded.batch.expect("a row"), &["id", "note"]), ["0 abc"]);
+}
+
+/// In time that does not grow with the square of their digits.
+#[test]
+fn avro_decimals_of_any_length_are_judged_by_their_size() {
+    let fields = r#"{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}}"#;
+    let check = |column: &str, bytes: Vec<u8>, want: Result<&str, &str>| {
+        let (mut decoder, datum) = avro(fields, &[&format!("d {column}")]);
+        decoder.push(0, 0, Some(5), None, Some(&datum(&[("d", Avro::Decimal(bytes.into()))])));
+        let decoded = decoder.finish(Some(Epoch(1)), true);
+        let got = match &decoded.batch {
+            Some(batch) => Ok(lines(batch, &["d"]).remove(0)),
+            None => Err(decoded.rejected[0].reason.clone()),
+        };
+        assert_eq!(got.as_deref().map_err(String::as_str), want);
+    };
+    let (ones, huge) = (vec![0xFF; 1 << 20], [vec![1], vec![0; 1 << 20]].concat());
+    check("DECIMAL", ones, Ok("-0.01"));
+    let why = |name| format!("decode: column 'd': a decimal of 8388609 bits is out of the range of {name}");
+    check("DECIMAL", huge.clone(), Err(&why("DECIMAL(10, 2)")));
+    check("DOUBLE", huge.clone(), Err(&why("DOUBLE")));
+    check("BIGINT", huge, Err(&why("BIGINT")));
+    let digits = |text: &str| text.parse::<BigInt>().expect("digits").to_signed_bytes_be();
+    let hundred = digits(&format!("1{}", "0".repeat(100)));
+    check("DOUBLE", hundred.clone(), Ok("1e98"));
+    check(
+        "DECIMAL",
+        hundred.clone(),
+        Err(&format!("decode: column 'd': 1{}… is out of the range of DECIMAL(10, 2)", "0".repeat(59))),
+    );
+}
+
+/// The quarantine gets records whole, so what is refused counts as what is taken does.
+#[test]
+fn refused_records_fill_a_batch_too() {
+    let mut decoder = Decoder::new(&Arc::new(source("s", kafka("t")).with(&["x BIGINT"]).event(Some("_timestamp"))))
+        .expect("a decoder");
+    let malformed = vec![b'?'; 500_000];
+    for round in 0..2 {
+        let taken = (0..200).take_while(|_| {
+            let room = !decoder.is_full();
+            if room {
+                decoder.push(0, 0, Some(5), None, Some(&malformed));
+            }
+            room
+        });
+        assert_eq!(taken.count(), 135, "64 MiB of them, in round {round}");
+        assert_eq!(decoder.finish(Some(Epoch(1)), true).rejected.len(), 135);
+    }
+}
+
+/// An item of it is one byte in the record, and its symbol's whole text in the column.
+#[test]
+fn a_column_that_outgrows_its_records_fills_a_batch() {
+    let symbol = "x".repeat(1_000);
+    let items = format!(r#"{{"type":"enum","name":"e","symbols":["{symbol}"]}}"#);
+    let fields = format!(r#"{{"name":"a","type":{{"type":"array","items":{items}}}}}"#);
+    let (mut decoder, datum) = avro(&fields, &["a TEXT[]"]);
+    let record = datum(&[("a", Avro::Array(vec![Avro::Enum(0, symbol); 35_000]))]);
+    let mut taken = 0;
+    while !decoder.is_full() && taken < 10 {
+        decoder.push(0, taken, Some(5), None, Some(&record));
+        taken += 1;
+    }
+    assert_eq!((taken, record.len() < 40_000), (2, true));
+    assert_eq!(decoder.finish(Some(Epoch(1)), true).batch.map(|b| b.num_rows()), Some(2));
+    assert!(!decoder.is_full(), "the next batch begins empty");
+}
+
 #[test]
 fn record_times_are_the_greatest_so_far() {
     let s = Arc::new(source("s", kafka("t")).with(&["x BIGINT"]).event(Some("_timestamp")));

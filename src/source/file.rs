@@ -1,22 +1,26 @@
 //! A bounded file as a source: JSON lines or CSV, plain, `.gz` or `.zst`; partition 0, offsets are record numbers.
 //!
-//! Invariants: a file read again gives the same records under the same numbers; blank lines have none. Neighbours:
-//! `decode` takes the records; `replay` and `engine` read.
+//! Invariants: a file read again gives the same records under the same numbers; blank lines have none. Of a record that is
+//! too long to be one, no more than its beginning is ever held. Neighbours: `decode` takes the records; `replay` and
+//! `engine` read.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 
 use super::csv::Splitter;
-use super::decode::{Decoded, Decoder, DecoderError};
+use super::decode::{Decoded, Decoder, DecoderError, RECORD_BYTES_MAX};
 use crate::definition::{Connector, Format, Source};
 use crate::time::Epoch;
 
 /// How every gzip file begins.
 const GZIP: [u8; 2] = [0x1F, 0x8B];
+
+/// The longest record, with its line end.
+const LINES_BYTES_MAX: usize = RECORD_BYTES_MAX + 2;
 
 /// A file that cannot be read. Bad records are no error: they are refused one by one.
 #[derive(Debug, thiserror::Error)]
@@ -127,11 +131,16 @@ impl FileReader {
         if !self.advance()? {
             return Ok(()); // an empty file has no records either
         }
+        let refuse = |reason| FileError::Header { path: self.path.clone(), reason };
+        if self.line.len() > RECORD_BYTES_MAX {
+            return Err(refuse(format!("it has more than {RECORD_BYTES_MAX} bytes")));
+        }
         let line = self.line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.line);
-        self.decoder.set_header(line).map_err(|reason| FileError::Header { path: self.path.clone(), reason })
+        self.decoder.set_header(line).map_err(refuse)
     }
 
-    /// Brings the next record into `line`, without its line end; false at the end of the file.
+    /// Brings the next record into `line`, without its line end, or the beginning of one that is too long: the decoder
+    /// refuses it. False at the end of the file.
     fn advance(&mut self) -> Result<bool, FileError> {
         loop {
             self.line.clear();
@@ -147,12 +156,15 @@ impl FileReader {
             if self.csv && self.line.contains(&b'"') {
                 self.splitter.clear();
                 let mut from = 0;
-                while !self.splitter.line(&self.line[from..]) {
+                while self.line.len() <= LINES_BYTES_MAX && !self.splitter.line(&self.line[from..]) {
                     from = self.line.len();
                     if !self.more()? {
                         break; // the quote is never closed: the decoder says so
                     }
                 }
+            }
+            if self.line.len() > LINES_BYTES_MAX {
+                self.skip_rest()?;
             }
             while matches!(self.line.last(), Some(b'\n' | b'\r')) {
                 self.line.pop();
@@ -161,19 +173,48 @@ impl FileReader {
         }
     }
 
-    /// Appends the next line with its line end to `line`; false at the end of the file.
+    /// Appends the next line with its line end to `line`, or as much of it as shows that the record is too long; false at
+    /// the end of the file.
     fn more(&mut self) -> Result<bool, FileError> {
         if self.ended {
             return Ok(false);
         }
-        match self.input.read_until(b'\n', &mut self.line) {
+        let room = LINES_BYTES_MAX + 1 - self.line.len();
+        match self.input.by_ref().take(room as u64).read_until(b'\n', &mut self.line) {
             Ok(0) => {
                 self.ended = true;
                 Ok(false)
             }
             Ok(_) => Ok(true),
-            Err(source) => Err(FileError::Read { path: self.path.clone(), record: self.next, source }),
+            Err(source) => Err(self.broken_off(source)),
         }
+    }
+
+    /// Passes over what is left of the record whose beginning is in `line`.
+    fn skip_rest(&mut self) -> Result<(), FileError> {
+        let (csv, splitter) = (self.csv, &mut self.splitter);
+        splitter.clear();
+        let mut end_in = |part: &[u8]| match csv {
+            true => splitter.skip(part),
+            false => part.iter().position(|b| *b == b'\n').map(|at| at + 1),
+        };
+        let mut end = end_in(&self.line);
+        while end.is_none() {
+            let part = match self.input.fill_buf() {
+                Ok([]) => break,
+                Ok(part) => part,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(source) => return Err(self.broken_off(source)),
+            };
+            end = end_in(part);
+            let passed = end.unwrap_or(part.len());
+            self.input.consume(passed);
+        }
+        Ok(())
+    }
+
+    fn broken_off(&self, source: std::io::Error) -> FileError {
+        FileError::Read { path: self.path.clone(), record: self.next, source }
     }
 }
 

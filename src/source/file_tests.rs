@@ -67,6 +67,24 @@ fn csv_records_may_span_lines() {
     );
 }
 
+/// Its beginning is what the quarantine gets, and the next record has the next number.
+#[test]
+fn of_a_record_that_is_too_long_only_the_beginning_is_held() {
+    let dir = Dir::new();
+    let long = vec![b'x'; RECORD_BYTES_MAX + (40 << 20)];
+    let packed = |parts: [&[u8]; 3]| zstd::encode_all(&*parts.concat(), 1).expect("packed");
+    dir.write("a.jsonl.zst", packed([b"{\"x\":1}\n", &long, b"\n{\"x\":2}\n"]));
+    let mut reader = FileReader::open(&dir.path(), &jsonl("a.jsonl.zst"), 0).expect("opened");
+    let decoded = reader.read(2, Some(Epoch(1)), false).expect("readable").expect("records");
+    let refused = &decoded.rejected[0];
+    assert_eq!((refused.offset, refused.bytes.len()), (1, LINES_BYTES_MAX + 1));
+    assert_eq!(refused.reason, "decode: the record has more than 268435456 bytes");
+    assert!(reader.line.capacity() < 2 * RECORD_BYTES_MAX + 100, "{}", reader.line.capacity());
+    let decoded = reader.read(2, Some(Epoch(1)), false).expect("readable").expect("a record");
+    assert_eq!(lines(&decoded.batch.expect("a row"), &["_offset", "x"]), ["2 2"]);
+    assert!(reader.read(2, Some(Epoch(1)), false).expect("readable").is_none());
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
     let dir = Dir::new();

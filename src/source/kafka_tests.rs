@@ -307,3 +307,15 @@ fn a_replay_without_a_topic_fails() {
         Replay::new(&[table()], &Dir::new().path(), ReplayClock::Event, &cluster.settings(), &Resume::default());
     assert!(matches!(error.err(), Some(ReplayError::Kafka(KafkaError::UnknownTopic { .. }))));
 }
+
+/// While nothing comes from a broker, too.
+#[test]
+fn a_topic_is_not_waited_for_when_reading_is_told_to_end() {
+    let cluster = Cluster::new("t", 1);
+    cluster.send(0, 10, None, Some("{\"id\":1}"));
+    cluster.flush();
+    let (settings, resume) = (cluster.settings(), Resume::default());
+    let told = Box::new(|_: &str, records| records > 0);
+    let replay = Replay::telling(&[table()], &Dir::new().path(), ReplayClock::Event, &settings, &resume, told);
+    assert!(matches!(replay.err(), Some(ReplayError::Stopped)));
+}

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::client::place;
 use super::file::{FileError, FileReader};
 use super::kafka::{KafkaError, KafkaReader, KafkaSettings};
 use super::lane::{Lane, LaneBuilder, Taken, Timing};
@@ -95,6 +96,30 @@ pub enum ReplayError {
         /// What the client says.
         reason: String,
     },
+    /// Whoever is told how far it is did not want it to go on.
+    #[error("the history was not read to its end: it was told to stop")]
+    Stopped,
+}
+
+impl ReplayError {
+    /// Is it that this source cannot be read now, although it may be later? Then what was read of the others is not lost
+    /// either: another replay from the same offsets comes to the same epochs.
+    pub fn is_out_of_reach(&self, source: &Source, kafka: &KafkaSettings) -> bool {
+        let place = || place(source, kafka).ok();
+        match self {
+            ReplayError::Stalled { source_name, .. } => *source_name == source.name,
+            ReplayError::Kafka(KafkaError::Unreachable { brokers, .. }) => place().is_some_and(|(_, b)| b == brokers),
+            ReplayError::Kafka(KafkaError::UnknownTopic { topic, brokers }) => {
+                place().is_some_and(|at| at == (topic, brokers))
+            }
+            ReplayError::Kafka(_)
+            | ReplayError::File(_)
+            | ReplayError::Shrunk { .. }
+            | ReplayError::OtherClock { .. }
+            | ReplayError::Refused { .. }
+            | ReplayError::Stopped => false,
+        }
+    }
 }
 
 /// Where an earlier replay stopped: what its last commit recorded.
@@ -110,8 +135,9 @@ pub struct Resume {
     pub states: BTreeMap<String, SourceState>,
 }
 
-/// Is told of every so many records that were read of a source.
-pub type Told = Box<dyn FnMut(&str, u64) + Send>;
+/// Is told of every so many records that were read of a source, also of none while it is waited for: at least ten times a
+/// second. Says whether to go on.
+pub type Told = Box<dyn FnMut(&str, u64) -> bool + Send>;
 
 /// The slices of a history.
 pub struct Replay {
@@ -170,13 +196,13 @@ impl Replay {
         kafka: &KafkaSettings,
         resume: &Resume,
     ) -> Result<Replay, ReplayError> {
-        Replay::telling(sources, dir, clock, kafka, resume, Box::new(|_, _| ()))
+        Replay::telling(sources, dir, clock, kafka, resume, Box::new(|_, _| true))
     }
 
-    /// The same, for whoever wants to know how far it is: all is read before the first slice.
+    /// The same, for whoever wants to know how far it is, or to end it: all is read before the first slice.
     ///
     /// # Errors
-    /// As of [`Replay::new`].
+    /// As of [`Replay::new`], and [`ReplayError::Stopped`].
     pub fn telling(
         sources: &[Arc<Source>],
         dir: &Path,
@@ -212,7 +238,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`ReplayError`], if a source has got records since the earlier replay that this one finishes, and they cannot
-    /// be read.
+    /// be read, or are not to be ([`ReplayError::Stopped`]).
     pub fn next_slice(&mut self, rows_max: usize) -> Result<Option<Slice>, ReplayError> {
         if let Some(mut slice) = self.untimed.take() {
             self.begin(&mut slice);
@@ -311,7 +337,7 @@ impl Replay {
             let mut reader = FileReader::open(&self.dir, source, offsets.get(&source.name, 0))?;
             let mut read = false;
             while let Some(decoded) = reader.read(BATCH_RECORDS, Some(epoch), false)? {
-                (self.told)(&source.name, decoded.records());
+                self.tell(&source.name, decoded.records())?;
                 slice.batches.extend(decoded.batch.map(|batch| (Arc::clone(source), batch)));
                 slice.rejected.extend(decoded.rejected);
                 read = true;
@@ -400,7 +426,7 @@ impl Replay {
             let left = end.map_or(BATCH_RECORDS, |end| usize::try_from(end - reader.position()).unwrap_or(0));
             match reader.read(left.min(BATCH_RECORDS), None, bounded)? {
                 Some(decoded) => {
-                    (self.told)(&source.name, decoded.records());
+                    self.tell(&source.name, decoded.records())?;
                     builder.add(decoded);
                 }
                 None => break,
@@ -442,12 +468,13 @@ impl Replay {
         reader.assign(&unread)?;
         let mut empty = 0;
         while !unread.is_empty() {
+            self.tell(&source.name, 0)?;
             let polled = reader.poll(BATCH_RECORDS - reader.pending(), POLL)?;
             gaps.extend(polled.gaps);
             unread.retain(|p, _| reader.positions()[p] < span.end[p] && !polled.caught_up.contains(p));
             if reader.is_full() || reader.pending() >= BATCH_RECORDS || unread.is_empty() {
                 let decoded = reader.finish(None, bounded);
-                (self.told)(&source.name, decoded.records());
+                self.tell(&source.name, decoded.records())?;
                 builder.add(decoded);
             }
             empty = if polled.records > 0 { 0 } else { empty + 1 };
@@ -457,6 +484,10 @@ impl Replay {
             }
         }
         Ok(span.end)
+    }
+
+    fn tell(&mut self, source: &str, records: u64) -> Result<(), ReplayError> {
+        if (self.told)(source, records) { Ok(()) } else { Err(ReplayError::Stopped) }
     }
 }
 

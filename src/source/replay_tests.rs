@@ -5,7 +5,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 
 use super::super::testing::{Dir, expr, file, lines, source};
 use super::*;
-use crate::definition::Format;
+use crate::definition::{Connector, Format};
 
 /// A stream of a file of records `{"id":…,"ts":…}`, `ts` in milliseconds.
 fn stream(name: &str) -> Arc<Source> {
@@ -89,6 +89,43 @@ fn check(dir: &Dir, sources: &[Arc<Source>], rows: usize, want: &[&str]) {
         shown.extend(next);
     }
     assert_eq!(shown, want, "stopped and resumed");
+}
+
+#[test]
+fn reading_ends_when_it_is_told_to() {
+    let dir = Dir::new();
+    let sources = [stream("a"), stream("b")];
+    for name in ["a", "b"] {
+        write(&dir, name, &[(1, Some(1)), (2, Some(2))]);
+    }
+    let (kafka, resume) = (KafkaSettings::default(), Resume::default());
+    let telling = |told| Replay::telling(&sources, &dir.path(), ReplayClock::Event, &kafka, &resume, told);
+    let until = |last: &'static str| Box::new(move |source: &str, _| source != last) as Told;
+    assert!(matches!(telling(until("a")).err(), Some(ReplayError::Stopped)));
+    assert!(matches!(telling(until("b")).err(), Some(ReplayError::Stopped)));
+    assert_eq!(telling(until("c")).expect("read").rows_left(), 4);
+}
+
+#[test]
+fn what_may_be_read_later_is_told_from_what_may_not() {
+    let topic = |name: &str, brokers: Option<&str>| {
+        let brokers = brokers.map(str::to_string);
+        source(name, Connector::Kafka { topic: name.into(), format: Format::Json, brokers })
+    };
+    let settings = KafkaSettings { brokers: Some("here".into()), ..KafkaSettings::default() };
+    let sources = [topic("a", None), topic("b", None), topic("c", Some("there")), source("f", file("f", Format::Json))];
+    let check = |error: ReplayError, want: &[&str]| {
+        let found = sources.iter().filter(|s| error.is_out_of_reach(s, &settings)).map(|s| s.name.as_str());
+        assert_eq!(found.collect::<Vec<_>>(), want, "{error}");
+    };
+    let (source_name, brokers) = ("b".to_string(), "here".to_string());
+    check(ReplayError::Stalled { source_name: source_name.clone(), reason: "silence".into() }, &["b"]);
+    let cause = rdkafka::error::KafkaError::Canceled;
+    check(KafkaError::Unreachable { brokers: brokers.clone(), source: cause.clone() }.into(), &["a", "b"]);
+    check(KafkaError::UnknownTopic { topic: "b".into(), brokers }.into(), &["b"]);
+    check(KafkaError::Refused { topic: "b".into(), source: cause }.into(), &[]);
+    check(ReplayError::Refused { source_name, why: "it is another one".into() }, &[]);
+    check(ReplayError::Stopped, &[]);
 }
 
 #[test]

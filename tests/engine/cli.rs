@@ -1,6 +1,7 @@
 //! Wrong command lines, definitions, directories and brokers: each is said, by name, with its exit code.
 
-use std::process::Command;
+use std::fs::File;
+use std::process::{Command, Stdio};
 
 use headwater::source::kafka::KafkaSettings;
 use headwater::source::replay::{Replay, ReplayClock, Resume};
@@ -235,4 +236,46 @@ fn a_proof_of_nothing_is_no_proof() {
     deployment.run("replay", "data", &["--clock", "event"]).expect(0, &["events=2"]);
     deployment.run("verify", "data", &["--seed", "1"]).expect(0, &["differing=0"]);
     deployment.run("verify", "data", &["--sample", "0"]).expect(3, &["checked=0", "nothing was compared"]);
+}
+
+/// A pipe that nobody reads.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn what_is_printed_does_not_decide_what_is_done() {
+    let deployment = good();
+    deployment.run("replay", "data", &[]).expect(0, &["events=2"]);
+    let verify = |out: Stdio, sample: &str| {
+        let args = ["--sample", sample, "--seed", "1"];
+        // Nobody reads what is said of it either.
+        let mut command = deployment.command("verify", "data", &args);
+        command.stdout(out).stderr(closed_pipe()).status().expect("the program starts").code()
+    };
+    assert_eq!(verify(closed_pipe(), "100"), Some(0));
+    assert_eq!(verify(closed_pipe(), "0"), Some(3), "it compares all the same");
+    let full = || File::options().write(true).open("/dev/full").expect("there is one");
+    assert_eq!(verify(full().into(), "100"), Some(1), "the result is lost");
+    let mut check = deployment.command("check", "data", &[]);
+    let done = check.stdout(full()).stderr(Stdio::piped()).output().expect("the program starts");
+    let said = String::from_utf8(done.stderr).expect("text");
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write to standard output: No space left on device"), "{said}");
+}
+
+#[test]
+fn a_node_serves_though_nobody_hears_that_it_is_ready() {
+    let deployment = good();
+    let mut run = deployment.command("run", "data", &["--http", "off", "--grpc", "off", "--resp", "off"]);
+    let child = run.stdout(closed_pipe()).stderr(closed_pipe()).spawn().expect("the program starts");
+    let mut node = Running(child);
+    wait_for("the file to be read", || {
+        let ended = node.0.try_wait().expect("it is our child");
+        assert_eq!(ended, None, "it ends when it is told to");
+        deployment.run("get", "data", &["sums", "1"]).out.contains(r#""x":5"#).then_some(())
+    });
+    assert!(node.interrupt().success());
 }

@@ -324,6 +324,30 @@ fn metric(address: &str, sample: &str) -> Option<f64> {
     found.1.trim().parse().ok()
 }
 
+/// Until then the node is ready with what it has, and says what it lacks; it is not live, or nothing could be replayed.
+#[test]
+fn a_history_is_replayed_once_its_topic_is_there() {
+    let counter = Counter::new();
+    delete_topic(&counter.brokers, &counter.topic);
+    let args = ["--clock", "record", "--http", "127.0.0.1:0", "--grpc", "off", "--resp", "off"];
+    let (mut node, address) = Running::serving(&mut counter.deployment.command("run", "data", &args));
+    assert_eq!(metric(&address, "source_reachable{source=\"events\"}"), Some(0.0));
+    let all = r#"{"customer_id":7,"ts":"2024-01-01T00:00:00Z"}"#;
+    create_topic(&counter.brokers, &counter.topic);
+    let record = BaseRecord::<str, str>::to(&counter.topic).payload(all).timestamp(1_704_070_800_000);
+    counter.producer.send(record).map_err(|(e, _)| e).expect("queued");
+    counter.producer.flush(Duration::from_secs(60)).expect("delivered");
+    counter.wait_until_committed(1);
+    // As it would have been served: an hour after it happened.
+    let get = |epoch: &str| counter.deployment.run("get", "data", &["counted", "7", "--epoch", epoch]);
+    get("2024-01-01T01:00:00Z").expect(0, &[r#""n":1"#]);
+    wait_for("the metric", || metric(&address, "source_reachable{source=\"events\"}").filter(|v| *v == 1.0));
+    counter.send(10);
+    counter.wait_until_committed(11);
+    assert!(node.interrupt().success());
+    counter.verify(&["records=11", "differing=0", "problems=0"]);
+}
+
 /// The name is the same, the records are others: offsets of the one say nothing about the other. It is found out at the
 /// start, and stays so.
 #[test]

@@ -84,11 +84,7 @@ fn run(seed: u64, definitions: &Rc<Definitions>, plan: &Arc<Plan>) -> Counts {
     }
     world.calm();
     let node = world.node().expect("it runs");
-    for _ in 0..8 {
-        world.pass(5_000);
-        node.poll(&world);
-        world.settle(&node);
-    }
+    world.read_to_the_end(&node);
     world.quietly(|| {
         node.check_log(&world);
         node.check_now(&world);

@@ -113,7 +113,7 @@ impl Running {
         if !self.with(|node| node.check().is_ok() && node.has_room()).unwrap_or(false) {
             return;
         }
-        world.topics.iter().for_each(|t| *t.batch.lock() = world.pick(0..5));
+        world.topics.iter().for_each(|t| *t.batch.lock() = world.batch());
         let slice = self.live.borrow_mut().next_slice(self.fed.get()).expect("topics are never given up");
         let Some(slice) = slice else { return };
         let epoch = slice.last.expect("a slice has an epoch").0;

@@ -29,6 +29,11 @@ use super::topic::{PARTITIONS, Script};
 /// Where the clock stands when a history begins: 2026-01-01.
 const START: i64 = 1_767_225_600 * SECOND;
 
+/// Turns until a history ends. A topic that failed is opened again a second later, by a clock that may have been set back
+/// by minutes since (a machine's own intervals are not measured by the clock that is set).
+const TURNS_AT_LEAST: usize = 8;
+const TURNS_AT_MOST: usize = 5_000;
+
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
@@ -105,6 +110,8 @@ pub(crate) struct World {
     pub(crate) running: RefCell<Option<Rc<Running>>>,
     /// Steps of the store until one fails, if one shall.
     fault: Cell<Option<u32>>,
+    /// Nothing fails any more.
+    calm: Cell<bool>,
     /// The node has failed, and only a crash follows.
     pub(crate) failed: Cell<bool>,
     /// Inside the hook.
@@ -140,6 +147,7 @@ impl World {
             memory: RefCell::default(),
             running: RefCell::default(),
             fault: Cell::new(None),
+            calm: Cell::new(false),
             failed: Cell::new(false),
             inside: Cell::new(false),
             power_lost: Cell::new(false),
@@ -430,10 +438,38 @@ impl World {
         seen
     }
 
-    /// From here on nothing fails.
+    /// From here on nothing fails, and a poll brings all that there is.
     pub(crate) fn calm(&self) {
         self.fault.set(None);
+        self.calm.set(true);
         self.topics.iter().for_each(|t| *t.failing.lock() = 0);
+    }
+
+    /// Records of one poll, at most.
+    pub(crate) fn batch(&self) -> usize {
+        if self.calm.get() { usize::MAX } else { self.pick(0..5) }
+    }
+
+    /// Reads on until all that the topics have is committed.
+    pub(crate) fn read_to_the_end(&self, node: &Running) {
+        for turn in 0.. {
+            self.pass(SECOND);
+            node.poll(self);
+            self.settle(node);
+            let unread = self.unread(node);
+            if turn >= TURNS_AT_LEAST && unread.is_empty() {
+                return;
+            }
+            assert!(turn < TURNS_AT_MOST, "not all is read and committed: {unread:?}");
+        }
+    }
+
+    /// Partitions that are not committed to their ends: where they are committed to, and where they end.
+    fn unread(&self, node: &Running) -> Vec<(&'static str, i32, i64, i64)> {
+        let committed = node.online.cache().store().offsets().expect("readable");
+        let partitions = self.topics.iter().flat_map(|t| (0..PARTITIONS).map(move |p| (t, p)));
+        let all = partitions.map(|(t, p)| (t.name, p, committed.get(t.name, p), t.bounds(p).1));
+        all.filter(|(_, _, committed, end)| committed != end).collect()
     }
 
     pub(crate) fn story(&self) -> String {
