@@ -1,13 +1,15 @@
 //! Avro datums by their writer's schema, bare or behind Confluent's or the single-object header.
 //!
 //! Fields are found by name, as in JSON. Logical types go to the column types that mean the same.
-//! Invariants: a datum is read whole or refused; no value costs more than time in proportion to its bytes.
+//! Invariants: a datum is read whole or refused; no value costs more than time in proportion to its bytes;
+//! memory is made for 16 million items at most, whatever a record says.
 //! Neighbours: `column` takes the values; `decode` calls this per record.
 
 use std::io::{Error, ErrorKind, Read};
 use std::sync::Arc;
 
 use apache_avro::types::Value;
+use apache_avro::util::max_allocation_bytes;
 use apache_avro::{Schema, from_avro_datum};
 use num_bigint::BigInt;
 
@@ -16,6 +18,10 @@ use super::decode::Names;
 
 /// A decimal of more bits is beyond every column type, whatever its scale: no double is as large.
 const DECIMAL_BITS_MAX: u64 = 1_024;
+
+/// The longest text, and the most items of a list, that are read. The library makes room for as many as a record says
+/// there are before it reads one: by default for 512 million items, of six bytes that came.
+const LENGTH_MAX: usize = 16 << 20;
 
 /// Reads datums of one schema.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ impl Reader {
     /// `None` if the schema is not that of a record.
     pub(super) fn new(schema: &Arc<Schema>, names: &Names) -> Option<Reader> {
         let Schema::Record(record) = schema.as_ref() else { return None };
+        max_allocation_bytes(LENGTH_MAX);
         let fields = record.fields.iter().map(|f| (names.find(f.name.as_bytes()), scale(&f.schema))).collect();
         Some(Reader { schema: Arc::clone(schema), fields })
     }

@@ -436,6 +436,26 @@ fn avro_decimals_of_any_length_are_judged_by_their_size() {
     );
 }
 
+/// Six bytes must not ask for gigabytes.
+#[test]
+fn an_avro_list_is_as_long_as_its_bytes_and_no_longer() {
+    let fields = r#"{"name":"l","type":{"type":"array","items":"long"}}"#;
+    for (said, why) in [(1_u64 << 28, "268435456"), (1 << 24, "cut off")] {
+        let (mut decoder, _) = avro(fields, &["l BIGINT[]"]);
+        // The count as Avro writes it, and no item.
+        let mut payload = vec![];
+        let mut zigzag = said * 2;
+        while zigzag >= 128 {
+            payload.push(u8::try_from(zigzag % 128 + 128).expect("a byte"));
+            zigzag /= 128;
+        }
+        payload.push(u8::try_from(zigzag).expect("a byte"));
+        decoder.push(0, 0, Some(5), None, Some(&payload));
+        let decoded = decoder.finish(Some(Epoch(1)), true);
+        assert!(decoded.rejected[0].reason.contains(why), "{}", decoded.rejected[0].reason);
+    }
+}
+
 /// The quarantine gets records whole, so what is refused counts as what is taken does.
 #[test]
 fn refused_records_fill_a_batch_too() {
