@@ -1,4 +1,4 @@
-//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write. And errors as one line.
+//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write. And errors as one line, and who is told.
 //!
 //! ```text
 //! error: column `amout` not found
@@ -6,9 +6,15 @@
 //!  7 |   SUM(amout) AS spend_1h
 //!    |       ^^^^^ `payments` has a column `amount`
 //! ```
-//! Neighbours: `definition` and `plan` make them, `cli` prints them.
+//! Neighbours: `definition` and `plan` make them, `cli` prints them; `serve` tells its errors.
 
 use std::fmt;
+use std::io::Write;
+
+/// A line on standard error, for whoever watches. Where that is gone there is nobody to be told, and the work goes on.
+pub fn note(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
 
 /// A place in a definition file. Lines and columns count from 1, columns in characters; the end is exclusive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

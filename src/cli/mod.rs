@@ -31,13 +31,13 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 
 use crate::definition::{self, Definitions};
-use crate::diagnostic::{Diagnostic, spoken};
+use crate::diagnostic::{Diagnostic, note, spoken};
 use crate::engine::EngineError;
 use crate::offline::OfflineError;
 use crate::plan::{self, Plan};
 use crate::reader::Reader;
 use crate::state::StateError;
-use say::{note, say};
+use say::say;
 
 /// Feature views in SQL over Kafka events: fresh online, exact offline, proved the same.
 #[derive(Parser)]

@@ -1,7 +1,8 @@
-//! What a command prints: results on standard output, everything else on standard error.
+//! What a command prints as its result, on standard output.
 //!
 //! Invariants: that nobody reads on changes nothing of what a command does, nor its exit code; a result that cannot be
-//! written for any other reason is an error. Neighbours: all commands print with this.
+//! written for any other reason is an error. Neighbours: all commands print with this; what is not a
+//! result goes to standard error through `diagnostic::note`.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -19,10 +20,4 @@ pub(super) fn say(line: impl Display) -> anyhow::Result<()> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
-}
-
-/// A line for whoever watches.
-pub(super) fn note(line: impl Display) {
-    // There is nobody to be told where standard error is gone, and the work goes on.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

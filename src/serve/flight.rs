@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::door::{Admitted, Door, MESSAGE};
 use super::inbox::{Filler, Inbox, Lot, Pace, Room, Taken, Up, Watched};
 use super::uploads::{Upload, Uploads};
+use crate::diagnostic::{note, spoken};
 use crate::offline::history::parse_features;
 use crate::offline::{History, HistoryError, HistoryRequest, Mode, Offline, OfflineError};
 
@@ -354,9 +355,8 @@ fn status(error: HistoryError) -> Status {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn complain(error: &HistoryError) {
-    eprintln!("error: a training set could not be made: {}", crate::diagnostic::spoken(error));
+    note(format_args!("error: a training set could not be made: {}", spoken(error)));
 }
 
 fn later<T>(what: &str) -> Result<T, Status> {

@@ -29,6 +29,7 @@ use super::json::{answer_json, entity_json, view_json};
 use super::problem::RequestError;
 use super::request::{Contract, Request, unknown_field};
 use super::waiting::Waiting;
+use crate::diagnostic::{self, spoken};
 use crate::fold::Status;
 use crate::online::{Answer, LookupError, Online, ViewRequest, find_features};
 use crate::telemetry::Metrics;
@@ -235,11 +236,10 @@ fn problem(error: &RequestError, uri: &Uri) -> Response {
 }
 
 /// A problem with more members than all have.
-#[expect(clippy::print_stderr, reason = "an operator reads this")]
 fn problem_with(error: &RequestError, uri: &Uri, members: &[(&str, Value)]) -> Response {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if status.is_server_error() && error.retry_after().is_none() {
-        eprintln!("error: {uri}: {}", crate::diagnostic::spoken(error));
+        diagnostic::note(format_args!("error: {uri}: {}", spoken(error)));
     }
     let mut body = error.json(uri.path());
     members.iter().for_each(|(name, value)| body[*name] = value.clone());
