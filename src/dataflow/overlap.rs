@@ -72,11 +72,11 @@ impl Overlap {
     pub fn step(&mut self, mut rows: Vec<Change>, mut versions: Vec<Change>, give: &mut impl FnMut(Dated, Diff)) {
         // Versions first, against the rows of earlier epochs; then the new rows against all versions: each pair once.
         consolidate(&mut versions);
-        for changes in versions.chunk_by(|a, b| a.0.0 == b.0.0) {
+        for changes in versions.chunk_by_mut(|a, b| a.0.0 == b.0.0) {
             self.change_versions(changes, give);
         }
         consolidate(&mut rows);
-        for changes in rows.chunk_by(|a, b| a.0.0 == b.0.0) {
+        for changes in rows.chunk_by_mut(|a, b| a.0.0 == b.0.0) {
             self.change_rows(changes, give);
         }
     }
@@ -86,8 +86,8 @@ impl Overlap {
         self.looks.get()
     }
 
-    /// Changes of one key's versions.
-    fn change_versions(&mut self, changes: &[Change], give: &mut impl FnMut(Dated, Diff)) {
+    /// Changes of one key's versions. They are moved and not copied: at a start they are all there is.
+    fn change_versions(&mut self, changes: &mut [Change], give: &mut impl FnMut(Dated, Diff)) {
         let Some(((key, _), _)) = changes.first() else { return };
         let Overlap { kind, keys, looks } = self;
         let sides = keys.entry(key.clone()).or_default();
@@ -106,8 +106,8 @@ impl Overlap {
 
         // Step 2. The versions change. What they cover is compared before and after.
         let before = kind.nulls.as_ref().map(|_| cover(sides, touched, kind, looks));
-        for ((_, version), diff) in changes {
-            let Dated { row, valid_from, valid_to } = version.clone();
+        for ((_, version), diff) in changes.iter_mut() {
+            let Dated { row, valid_from, valid_to } = std::mem::take(version);
             sides.versions.add(Version { valid_to, valid_from, row }, *diff);
         }
         if let (Some(nulls), Some(before)) = (&kind.nulls, before)
@@ -116,12 +116,12 @@ impl Overlap {
             uncover(sides, touched, &before, (kind, looks), nulls, give);
         }
         if sides.rows.is_empty() && sides.versions.is_empty() {
-            keys.remove(key);
+            keys.remove(&changes[0].0.0);
         }
     }
 
-    /// Changes of one key's rows.
-    fn change_rows(&mut self, changes: &[Change], give: &mut impl FnMut(Dated, Diff)) {
+    /// Changes of one key's rows; they are moved.
+    fn change_rows(&mut self, changes: &mut [Change], give: &mut impl FnMut(Dated, Diff)) {
         let Some(((key, _), _)) = changes.first() else { return };
         let Overlap { kind, keys, looks } = self;
         let sides = keys.entry(key.clone()).or_default();
@@ -144,11 +144,11 @@ impl Overlap {
                 net.into_iter().for_each(|(gap, diff)| give(dated(&row.row, nulls, gap), diff));
             }
         }
-        for ((_, row), diff) in changes {
-            sides.rows.add(row.clone(), *diff);
+        for ((_, row), diff) in changes.iter_mut() {
+            sides.rows.add(std::mem::take(row), *diff);
         }
         if sides.rows.is_empty() && sides.versions.is_empty() {
-            keys.remove(key);
+            keys.remove(&changes[0].0.0);
         }
     }
 }

@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Row {
 /// A row that is valid at the instants `valid_from <= now < valid_to`, in microseconds; `i64::MAX`: for ever.
 ///
 /// Ordered by the row, so that what is known of one row at different times stands together.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 pub struct Dated {
     /// The row.
     pub row: Row,
