@@ -179,20 +179,24 @@ fn a_second_node_is_refused_at_once_and_a_reader_is_waited_for() {
 /// A worker that panics (an expression kernel is enough) must not leave anybody waiting.
 #[test]
 fn a_worker_that_panics_stops_the_node_by_name() {
+    const SOURCE: &str = "CREATE STREAM events (u BIGINT, good BOOLEAN, ts TIMESTAMP NOT NULL)
+      EVENT TIME ts FROM FILE (path = 'events.jsonl', format = 'jsonl');
+    CREATE FEATURE VIEW counts AS SELECT u, count(*) AS n FROM events WHERE good GROUP BY u;";
+    let row = r#"{"u":1,"good":true,"ts":"2024-01-01T00:00:00Z"}"#;
     for workers in [1, 3] {
-        let deployment = deployment();
+        let deployment = Deployment::new(&[("a.sql", SOURCE), ("./events.jsonl", row)]);
         let loaded = deployment.load();
         let mut node = loaded.node(&deployment.path("data"), workers);
         let (kafka, resume) = (KafkaSettings::default(), Resume::default());
         let replay = Replay::new(&loaded.plan.sources, &loaded.dir, ReplayClock::Event, &kafka, &resume);
         let mut slice = replay.and_then(|mut r| r.next_slice(100)).expect("readable").expect("there are rows");
-        // Epochs of another type than every operator relies on.
+        // A column of another type than the view relies on.
         let (source, batch) = slice.batches.pop().expect("there are rows");
         let (schema, mut columns) = (batch.schema(), batch.columns().to_vec());
-        let epoch = schema.index_of("_epoch").expect("a system column");
-        columns[epoch] = Arc::new(Int64Array::from(vec![0; batch.num_rows()])) as ArrayRef;
+        let good = schema.index_of("good").expect("a declared column");
+        columns[good] = Arc::new(Int64Array::from(vec![0; batch.num_rows()])) as ArrayRef;
         let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
-        fields[epoch] = Field::new("_epoch", DataType::Int64, false);
+        fields[good] = Field::new("good", DataType::Int64, true);
         let broken = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch");
         slice.batches.push((source, broken));
         let last = slice.clone();
