@@ -95,7 +95,7 @@ fn refuse_unlike(called: &str, args: &[(&Expr, &DataType)]) -> Result<()> {
             refuse(message, "look for a value of the type of the list's elements")
         }
         // How many digits the result has depends on the number, which the type of a plan does not.
-        ("round" | "trunc", [(_, DataType::Decimal128(_, _)), _]) => refuse(
+        ("round", [(_, DataType::Decimal128(_, _)), _]) => refuse(
             format!("{called} of a DECIMAL to some digits is not supported"),
             format!("write CAST({} AS DECIMAL(p, s)), which rounds", shown(args[0].0)),
         ),

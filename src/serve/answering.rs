@@ -23,15 +23,18 @@ use crate::online::{Answer, LookupError, ViewRequest};
 const FEW_ROWS: usize = 32;
 /// How often a small one is tried there, if another reader is in the way, before it goes to a thread that may wait.
 const TRIES: usize = 8;
+/// Small requests that wait for another reader at once.
+const FEW: usize = 2;
 /// Requests of many rows answered at once.
 const MANY: usize = 4;
 /// Requests that may ask the log answered at once: each may read all of its tail.
 const PAST: usize = 2;
-/// Requests in line for both.
+/// Requests in line for all of them.
 const IN_LINE: usize = 1024;
 
 /// Where requests that take their time are answered, a few at once.
 pub(super) struct Lanes {
+    few: Arc<Semaphore>,
     many: Arc<Semaphore>,
     past: Arc<Semaphore>,
     in_line: Arc<Semaphore>,
@@ -40,6 +43,8 @@ pub(super) struct Lanes {
 /// Which lane a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
+    /// It is small, and another reader was in the way.
+    Few,
     /// It is large.
     Many,
     /// It may be about what only the log has.
@@ -48,14 +53,14 @@ pub(super) enum Lane {
 
 impl Default for Lanes {
     fn default() -> Lanes {
-        let [many, past, in_line] = [MANY, PAST, IN_LINE].map(|n| Arc::new(Semaphore::new(n)));
-        Lanes { many, past, in_line }
+        let [few, many, past, in_line] = [FEW, MANY, PAST, IN_LINE].map(|n| Arc::new(Semaphore::new(n)));
+        Lanes { few, many, past, in_line }
     }
 }
 
 impl Lanes {
     /// Threads that the lanes use at most.
-    pub(super) const THREADS: usize = MANY + PAST;
+    pub(super) const THREADS: usize = FEW + MANY + PAST;
 
     /// Works where nobody is held up, once it is its turn.
     pub(super) async fn run<T: Send + 'static>(
@@ -67,6 +72,7 @@ impl Lanes {
             return Err(RequestError::Busy(format!("{IN_LINE} large requests are in line already")));
         };
         let lane = match lane {
+            Lane::Few => &self.few,
             Lane::Many => &self.many,
             Lane::Past => &self.past,
         };
@@ -94,7 +100,8 @@ impl HttpState {
     /// Answers a question, waiting for what its contract asks for.
     pub(super) async fn answer(self: &Arc<Self>, question: impl Question) -> Result<Response, RequestError> {
         let rows: usize = question.views().iter().map(|v| v.entities.len()).sum();
-        if question.contract().is_plain() && rows <= FEW_ROWS {
+        let small = question.contract().is_plain() && rows <= FEW_ROWS;
+        if small {
             for _ in 0..TRIES {
                 if let Some(answer) = self.online.try_lookup(question.views())? {
                     return question.respond(self, &answer);
@@ -103,7 +110,11 @@ impl HttpState {
             }
         }
         let deadline = Instant::now() + question.contract().wait.unwrap_or_default();
-        let lane = if question.contract().is_live() { Lane::Many } else { Lane::Past };
+        let lane = match question.contract().is_live() {
+            _ if small => Lane::Few,
+            true => Lane::Many,
+            false => Lane::Past,
+        };
         let question = Arc::new(question);
         loop {
             let (state, asked) = (Arc::clone(self), Arc::clone(&question));

@@ -2,7 +2,7 @@
 //!
 //! Fields are found by name, as in JSON. Logical types go to the column types that mean the same.
 //! Invariants: a datum is read whole or refused; no value costs more than time in proportion to its bytes;
-//! memory is made for 16 million items at most, whatever a record says.
+//! a text has 16 MiB at most, and room is made for 16 million items at a time, whatever a record says.
 //! Neighbours: `column` takes the values; `decode` calls this per record.
 
 use std::io::{Error, ErrorKind, Read};

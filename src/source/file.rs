@@ -147,6 +147,10 @@ impl FileReader {
             if !self.more()? {
                 return Ok(false);
             }
+            if self.line.len() > LINES_BYTES_MAX {
+                self.skip_rest()?;
+                return Ok(true);
+            }
             if self.next == 0 && !self.csv && self.line.starts_with(b"\xEF\xBB\xBF") {
                 self.line.drain(..3);
             }
@@ -165,6 +169,7 @@ impl FileReader {
             }
             if self.line.len() > LINES_BYTES_MAX {
                 self.skip_rest()?;
+                return Ok(true);
             }
             while matches!(self.line.last(), Some(b'\n' | b'\r')) {
                 self.line.pop();

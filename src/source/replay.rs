@@ -170,6 +170,9 @@ struct Track {
     topic_id: Option<String>,
 }
 
+/// Where a topic ends now, and its id.
+type Present = (BTreeMap<i32, i64>, Option<String>);
+
 /// A part of a source that was read and sorted, up to its actual end.
 struct Part {
     lane: Lane,
@@ -220,6 +223,13 @@ impl Replay {
         let last = resume.last.unwrap_or(Epoch::ZERO);
         let (dir, kafka) = (dir.to_path_buf(), kafka.clone());
         let mut replay = Replay { dir, clock, kafka, untimed: None, tracks: vec![], last, told };
+        // A topic that cannot be read is found before anything is, since whoever asks may ask again.
+        let mut present = BTreeMap::new();
+        for source in sources {
+            let known = resume.states.get(&source.name).cloned().unwrap_or_default();
+            present.insert(source.name.clone(), replay.present_end(source, &known)?);
+            replay.tell(&source.name, 0)?;
+        }
         let is_untimed = |s: &&Arc<Source>| Timing::of(s, clock) == Timing::Untimed;
         replay.untimed = replay.read_untimed(sources.iter().filter(is_untimed), &resume.offsets)?;
         // The floor under all other epochs.
@@ -227,7 +237,8 @@ impl Replay {
         let mut timed: Vec<&Arc<Source>> = sources.iter().filter(|s| !is_untimed(s)).collect();
         timed.sort_by_key(|s| !s.is_table());
         for source in timed {
-            let track = replay.open(source, resume, floor)?;
+            let present = present.remove(&source.name).unwrap_or_default();
+            let track = replay.open(source, resume, present, floor)?;
             replay.tracks.push(track);
         }
         Ok(replay)
@@ -353,13 +364,18 @@ impl Replay {
         Ok((!slice.offsets.0.is_empty()).then_some(slice))
     }
 
-    fn open(&mut self, source: &Arc<Source>, resume: &Resume, floor: Epoch) -> Result<Track, ReplayError> {
+    fn open(
+        &mut self,
+        source: &Arc<Source>,
+        resume: &Resume,
+        (present_end, id): Present,
+        floor: Epoch,
+    ) -> Result<Track, ReplayError> {
         let start = resume.offsets.0.get(&source.name).cloned().unwrap_or_default();
         let unfinished = resume.sorted.get(&source.name).filter(|position| {
             position.end.iter().any(|(partition, end)| start.get(partition).copied().unwrap_or(0) < *end)
         });
         let known = resume.states.get(&source.name).cloned().unwrap_or_default();
-        let (present_end, id) = self.present_end(source, &known)?;
         let mut present = Span { start, end: present_end };
         let (Part { lane, end, gaps }, later) = match unfinished {
             None => (self.read(source, present, None, floor)?, None),
@@ -376,11 +392,7 @@ impl Replay {
     }
 
     /// Where a topic ends now, and its id; nothing for a file, which is read to its end anyway.
-    fn present_end(
-        &self,
-        source: &Arc<Source>,
-        known: &SourceState,
-    ) -> Result<(BTreeMap<i32, i64>, Option<String>), ReplayError> {
+    fn present_end(&self, source: &Arc<Source>, known: &SourceState) -> Result<Present, ReplayError> {
         if !source.is_kafka() {
             return Ok((BTreeMap::new(), None));
         }
