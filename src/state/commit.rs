@@ -7,17 +7,17 @@
 //! noticed by the next.
 //!
 //! Invariants, asserted in [`Store::commit`]: commits are in the order of their epochs; offsets never move back; `visible`
-//! rises strictly and is at least the last epoch. Neighbours: `dataflow::commit` gives us closed epochs, `log` reads what
-//! was written, `check` compares it.
+//! rises strictly and is at least the last epoch. Neighbours: `dataflow::commit` gives us closed epochs, `log` and
+//! `quarantine` read what was written, `check` compares it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use rocksdb::{DBIterator, IteratorMode, WriteBatch};
+use rocksdb::{IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{StateError, Store, View};
+use super::{StateError, Store};
 use crate::offset::Offsets;
 use crate::source::{Gap, Rejected, SortedPosition, SourceState};
 use crate::time::Epoch;
@@ -385,81 +385,10 @@ impl Store {
         }
         Ok(found)
     }
-
-    /// Refused records, oldest first: those that the commits say, all of them.
-    pub fn quarantine(&self) -> Quarantine<'_> {
-        let view = View::new(self);
-        let commits = view.rows("commits", IteratorMode::Start);
-        let rows = view.rows("quarantine", IteratorMode::Start);
-        Quarantine { commits, rows, found: VecDeque::new(), ended: false, _view: view }
-    }
-}
-
-/// The refused records of a store, each commit's compared with its record.
-pub struct Quarantine<'a> {
-    commits: DBIterator<'a>,
-    rows: DBIterator<'a>,
-    found: VecDeque<Rejected>,
-    ended: bool,
-    /// Dropped last.
-    _view: View<'a>,
-}
-
-impl Quarantine<'_> {
-    /// The refused records of the next commit that has any; none at the end.
-    fn next_commit(&mut self) -> Result<VecDeque<Rejected>, StateError> {
-        for commit in self.commits.by_ref() {
-            let commit = read_commit(commit)?;
-            let damaged = |why: &str| StateError::Damaged {
-                what: format!("the quarantine of the commit up to {}", Epoch(commit.last)),
-                why: why.into(),
-            };
-            let (mut hasher, mut found) = (Xxh3::new(), VecDeque::new());
-            for number in 0..commit.rejected {
-                let (key, row) = self.rows.next().ok_or_else(|| damaged("a refused record is missing"))??;
-                let place = [commit.last.to_be_bytes().as_slice(), &key_number(number)].concat();
-                if *key != *place {
-                    return Err(damaged("a refused record is missing, or one too many is there"));
-                }
-                hasher.update(&row);
-                found.push_back(decode(&row, "a quarantine record")?);
-            }
-            if hasher.digest() != commit.rejected_digest {
-                return Err(damaged("its digest is not its commit's"));
-            }
-            if !found.is_empty() {
-                return Ok(found);
-            }
-        }
-        match self.rows.next() {
-            None => Ok(VecDeque::new()),
-            Some(_) => {
-                Err(StateError::Damaged { what: "the quarantine".into(), why: "no commit knows a record".into() })
-            }
-        }
-    }
-}
-
-impl Iterator for Quarantine<'_> {
-    type Item = Result<Rejected, StateError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.found.is_empty() && !self.ended {
-            match self.next_commit() {
-                Ok(found) => self.found = found,
-                Err(e) => {
-                    self.ended = true;
-                    return Some(Err(e));
-                }
-            }
-            self.ended = self.found.is_empty();
-        }
-        self.found.pop_front().map(Ok)
-    }
 }
 
 /// The number of a refused record in its key.
-fn key_number(number: u64) -> [u8; 4] {
+pub(super) fn key_number(number: u64) -> [u8; 4] {
     u32::try_from(number).expect("it was counted with four bytes").to_be_bytes()
 }
 
@@ -474,6 +403,6 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("records of plain fields always encode")
 }
 
-fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], what: &str) -> Result<T, StateError> {
+pub(super) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], what: &str) -> Result<T, StateError> {
     postcard::from_bytes(bytes).map_err(|e| StateError::Damaged { what: what.into(), why: e.to_string() })
 }

@@ -24,6 +24,7 @@ pub mod log;
 mod open;
 pub mod page;
 pub mod published;
+pub mod quarantine;
 pub mod redo;
 #[cfg(test)]
 mod tests;
