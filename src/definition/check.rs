@@ -124,7 +124,7 @@ pub fn compile(expr: &ast::Expr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr
     let expr = plan_expr(expr, &schema)?;
     let simplifier = simplifier(&schema);
     let expr = simplifier.simplify(simplifier.coerce(meant(expr, &schema)?, &schema)?)?;
-    checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?)
+    checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?, schema.as_arrow())
 }
 
 /// Has DataFusion a function of this name, whether or not it is on our list?

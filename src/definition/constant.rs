@@ -111,7 +111,7 @@ fn tried(expr: &Expr, operands: &[Expr], schema: &DFSchema, row: usize) -> Resul
     };
     let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
     let expr = ExprSimplifier::new(context).coerce(expr, &schema)?;
-    let expr = checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?)?;
+    let expr = checked(create_physical_expr(&expr, &schema, &ExecutionProps::new(), &Default::default())?, &arrow)?;
     let batch = RecordBatch::try_new(arrow, columns)?;
     let outcome = catch_unwind(AssertUnwindSafe(|| expr.evaluate(&batch)?.into_array(1)));
     Ok(outcome.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".into()))).map(|_| ()))

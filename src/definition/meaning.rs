@@ -9,7 +9,8 @@
 //! - TIMESTAMP is microseconds, whatever unit a function counts in.
 //! - Negation is a subtraction, which says when it does not fit; Arrow's own wraps around.
 //! - What is compared is put into one type that holds both sides exactly; see `exact`.
-//! - A computed DECIMAL with more digits than its type is an error. Times are cut by functions of our own; see `times`.
+//! - A computed DECIMAL with more digits than its type is an error. Times are cut by functions of our own, and a time
+//!   beyond the calendar is not moved; see `times`.
 //! - A DOUBLE that was computed has one zero and one NaN: some kernels tell −0 from 0, and CASE, nullif and ORDER BY
 //!   would not agree with `=`.
 //!
@@ -20,7 +21,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array};
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Schema, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Case, Cast, InList, ScalarFunction, TryCast};
@@ -36,6 +37,7 @@ use datafusion::sql::sqlparser::ast;
 use super::calls::call;
 use super::constant::refuse_hopeless;
 use super::exact::{aligned, held, within_precision};
+use super::times::moved;
 use super::timestamp;
 use super::types::sql_name;
 
@@ -75,16 +77,18 @@ pub fn meant(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(meant.data)
 }
 
-/// An expression, coerced and compiled, whose sums, differences and products say when they do not fit their type.
+/// An expression, coerced and compiled, whose sums, differences and products say when they do not fit their type, and
+/// whose times do not leave the calendar.
 ///
 /// # Errors
 /// None of its own.
-pub fn checked(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+pub fn checked(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
     use datafusion::common::tree_node::TreeNode as _;
     let checked = expr.transform_up(|e| {
         let Some(binary) = e.downcast_ref::<Calculation>() else { return Ok(Transformed::no(e)) };
         let (left, right) = (Arc::clone(binary.left()), Arc::clone(binary.right()));
-        Ok(Transformed::yes(Arc::new(Calculation::new(left, *binary.op(), right).with_fail_on_overflow(true))))
+        let exact = Calculation::new(left, *binary.op(), right).with_fail_on_overflow(true);
+        Ok(Transformed::yes(moved(exact, schema)?))
     })?;
     Ok(checked.data)
 }

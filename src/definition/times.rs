@@ -1,23 +1,32 @@
-//! Times cut to the beginning of an hour, a week, a bin: in microseconds, over the whole calendar.
+//! Times cut to the beginning of an hour, a week, a bin, and times moved by a length of time: in microseconds, over the
+//! whole calendar.
 //!
 //! DataFusion's own `date_bin` and `date_trunc` count in nanoseconds, of which 64 bits reach from 1677 to 2262:
-//! 9999-12-31, which many tables have for "until further notice", would fail or silently be null.
+//! 9999-12-31, which many tables have for "until further notice", would fail or silently be null. Its sum of a time and a
+//! duration counts on beyond the calendar, where its sum of a time and an interval fails.
 //!
-//! Invariant: what they give is at most the time itself, and an instant of the calendar; a time that is none is an error.
-//! Neighbours: `calls` puts them in the place of DataFusion's; `verify` has its own.
+//! Invariant: a time that is not of the calendar is neither cut nor moved, and none comes of it: that is an error. What
+//! was cut is at most the time itself.
+//! Neighbours: `calls` and `meaning` put them in the place of DataFusion's; `verify` has its own.
 
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, DurationMicrosecondType, TimeUnit, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::kernels::numeric::{add, sub};
+use arrow::datatypes::{DataType, DurationMicrosecondType, FieldRef, Schema, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike, Months, NaiveDate};
-use datafusion::common::{Result, ScalarValue, exec_err};
+use datafusion::common::{Result, ScalarValue, exec_err, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr_common::datum::apply;
 
 use super::timestamp;
+use crate::time::is_of_calendar;
 
 /// The name of [`bin`] in a plan.
 pub(super) const BIN: &str = "date_bin_micros";
@@ -45,7 +54,78 @@ pub(super) fn trunc(args: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&FUNCTION), args))
 }
 
-/// Either of the two.
+/// A sum or a difference, if it is of a time and a length of time: such that both times are of the calendar. Which they
+/// are is asked of the rows alone, so that an expression keeps its text.
+pub(super) fn moved(calculation: BinaryExpr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+    let length = DataType::Duration(TimeUnit::Microsecond);
+    let types = [calculation.left().data_type(schema)?, calculation.right().data_type(schema)?];
+    Ok(match (types, calculation.op()) {
+        ([time, by], Operator::Plus | Operator::Minus) if time == timestamp() && by == length => {
+            Arc::new(Moved { calculation, time_is_left: true })
+        }
+        ([by, time], Operator::Plus) if time == timestamp() && by == length => {
+            Arc::new(Moved { calculation, time_is_left: false })
+        }
+        _ => Arc::new(calculation),
+    })
+}
+
+/// See [`moved`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Moved {
+    calculation: BinaryExpr,
+    time_is_left: bool,
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.calculation.fmt(f)
+    }
+}
+
+impl PhysicalExpr for Moved {
+    fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
+        self.calculation.return_field(schema)
+    }
+
+    fn evaluate(&self, rows: &RecordBatch) -> Result<ColumnarValue> {
+        let [left, right] = [self.calculation.left().evaluate(rows)?, self.calculation.right().evaluate(rows)?];
+        let moved = match self.calculation.op() {
+            Operator::Minus => apply(&left, &right, sub)?,
+            _ => apply(&left, &right, add)?,
+        };
+        let time = if self.time_is_left { left } else { right };
+
+        let (times, all) = (time.to_array(rows.num_rows())?, moved.to_array(rows.num_rows())?);
+        let [times, all] = [&times, &all].map(|a| a.as_primitive::<TimestampMicrosecondType>());
+        for (time, moved) in times.iter().zip(all) {
+            let (Some(time), Some(moved)) = (time, moved) else { continue };
+            if let Some(beyond) = [time, moved].into_iter().find(|t| !is_of_calendar(*t)) {
+                return exec_err!("{beyond} microseconds since 1970 are beyond the calendar");
+            }
+        }
+        Ok(moved)
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.calculation.children()
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let [left, right]: [Arc<dyn PhysicalExpr>; 2] = match children.try_into() {
+            Ok(sides) => sides,
+            Err(_) => return internal_err!("a sum has two sides"),
+        };
+        let calculation = BinaryExpr::new(left, *self.calculation.op(), right).with_fail_on_overflow(true);
+        Ok(Arc::new(Moved { calculation, time_is_left: self.time_is_left }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.calculation.fmt_sql(f)
+    }
+}
+
+/// Either of the two that cut.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Cut {
     name: &'static str,
@@ -80,14 +160,13 @@ impl ScalarUDFImpl for Cut {
                 continue;
             }
             let time = times.value(n);
+            let origin = arrays.get(2).map_or(0, |a| a.as_primitive::<TimestampMicrosecondType>().value(n));
             let began = if self.name == TRUNC {
                 beginning(&field, time)
             } else {
-                let width = arrays[0].as_primitive::<DurationMicrosecondType>().value(n);
-                let origin = arrays.get(2).map_or(0, |a| a.as_primitive::<TimestampMicrosecondType>().value(n));
-                bin_of(time, width, origin)
+                bin_of(time, arrays[0].as_primitive::<DurationMicrosecondType>().value(n), origin)
             };
-            let Some(began) = began.filter(|_| in_calendar(time)) else {
+            let Some(began) = began.filter(|_| is_of_calendar(time) && is_of_calendar(origin)) else {
                 return exec_err!("a time beyond the calendar cannot be cut");
             };
             cut.push(Some(began));
@@ -96,16 +175,12 @@ impl ScalarUDFImpl for Cut {
     }
 }
 
-fn in_calendar(time: i64) -> bool {
-    DateTime::from_timestamp_micros(time).is_some()
-}
-
 fn bin_of(time: i64, width: i64, origin: i64) -> Option<i64> {
     if width <= 0 {
         return None;
     }
     let since = (i128::from(time) - i128::from(origin)).rem_euclid(i128::from(width));
-    i64::try_from(i128::from(time) - since).ok().filter(|t| in_calendar(*t))
+    i64::try_from(i128::from(time) - since).ok().filter(|t| is_of_calendar(*t))
 }
 
 const DAY: i64 = 86_400_000_000;

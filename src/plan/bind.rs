@@ -285,7 +285,7 @@ pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
     let expr = simplifier.simplify(expr)?;
     let data_type = expr.get_type(schema)?;
     let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
-    let expr = checked(expr)?;
+    let expr = checked(expr, schema.as_arrow())?;
     Ok(Compiled { text: expr.to_string(), identity: identity(&expr), expr, data_type })
 }
 

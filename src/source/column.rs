@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use super::number::{self, NumberMisfit};
 use crate::definition::meaning::canonical;
+use crate::time::is_of_calendar;
 
 /// Why a value does not fit its column, for a person.
 pub(super) type Misfit = String;
@@ -223,7 +224,12 @@ impl ColumnBuffer {
     /// An instant, in microseconds since 1970-01-01 UTC.
     pub(super) fn instant(&mut self, micros: i64) -> Result<(), Misfit> {
         match &mut self.values {
-            Values::Timestamp(v) => v.push(micros),
+            Values::Timestamp(v) if is_of_calendar(micros) => v.push(micros),
+            Values::Timestamp(_) => {
+                return Err(format!(
+                    "{micros} microseconds since 1970 are beyond the calendar: perhaps of another unit"
+                ));
+            }
             _ => return Err(self.expected(&format!("the instant {}", crate::time::format_instant(micros)))),
         }
         self.valid.append_non_null();
@@ -372,6 +378,20 @@ fn at(ends: &[i32], len: usize) -> usize {
 mod tests {
     use super::*;
     use arrow::datatypes::Field;
+
+    /// Avro has instants of any number; all that is said of a TIMESTAMP holds for the calendar.
+    #[test]
+    fn an_instant_is_of_the_calendar() {
+        let mut column = ColumnBuffer::new(&crate::definition::timestamp()).expect("records carry it");
+        for beyond in [i64::MAX, 8_210_266_876_800_000_000, i64::MIN] {
+            let why = column.instant(beyond).expect_err("no calendar has it");
+            assert_eq!(
+                why,
+                format!("{beyond} microseconds since 1970 are beyond the calendar: perhaps of another unit")
+            );
+        }
+        assert_eq!((column.instant(8_210_266_876_799_999_999), column.len()), (Ok(()), 1));
+    }
 
     /// An item may be a byte in its record and its enum's whole symbol here.
     #[test]

@@ -1,5 +1,5 @@
-//! The oracle's own answer to three things that DataFusion rounds, wraps or cuts: which type two sides of a comparison meet
-//! in, how many digits a computed decimal may have, and where a week or a bin begins.
+//! The oracle's own answer to what DataFusion rounds, wraps or cuts: which type two sides of a comparison meet in, how many
+//! digits a computed decimal may have, where a week or a bin begins, and when a time that a duration is added to is none.
 //!
 //! Invariants: it shares no code with `definition::exact` and `definition::times`, which answer the same for the engine.
 //! Neighbours: `oracle_meaning` puts them into a plan.
@@ -52,6 +52,8 @@ pub(super) enum Own {
     Trunc,
     /// `date_bin`, its width a duration.
     Bin,
+    /// A time, and the same moved by a duration: the latter, where both are of the calendar.
+    Moved,
 }
 
 impl Own {
@@ -74,6 +76,7 @@ impl ScalarUDFImpl for OwnFunction {
             Own::Decimal => "oracle_decimal",
             Own::Trunc => "oracle_trunc",
             Own::Bin => "oracle_bin",
+            Own::Moved => "oracle_moved",
         }
     }
 
@@ -84,7 +87,7 @@ impl ScalarUDFImpl for OwnFunction {
     fn return_type(&self, args: &[DataType]) -> Result<DataType> {
         Ok(match self.own {
             Own::Decimal => args[0].clone(),
-            Own::Trunc | Own::Bin => timestamp(),
+            Own::Trunc | Own::Bin | Own::Moved => timestamp(),
         })
     }
 
@@ -110,12 +113,14 @@ impl ScalarUDFImpl for OwnFunction {
                 let time = DateTime::from_timestamp_micros(micros).map(|t| t.naive_utc());
                 time.ok_or_else(|| exec_datafusion_err!("{micros} is beyond the calendar"))
             };
-            let began = if self.own == Own::Trunc {
-                truncated(&arrays[0].as_string::<i32>().value(row).to_lowercase(), time(1)?)
-            } else {
-                let width = arrays[0].as_primitive::<DurationMicrosecondType>().value(row);
-                let origin = if arrays.len() > 2 { time(2)? } else { DateTime::UNIX_EPOCH.naive_utc() };
-                binned(width, time(1)?, origin)
+            let began = match self.own {
+                Own::Trunc => truncated(&arrays[0].as_string::<i32>().value(row).to_lowercase(), time(1)?),
+                Own::Moved => Some((time(0)?, time(1)?).1),
+                Own::Bin | Own::Decimal => {
+                    let width = arrays[0].as_primitive::<DurationMicrosecondType>().value(row);
+                    let origin = if arrays.len() > 2 { time(2)? } else { DateTime::UNIX_EPOCH.naive_utc() };
+                    binned(width, time(1)?, origin)
+                }
             };
             let Some(began) = began else { return exec_err!("a bin that is not in the calendar") };
             cut.push(Some(began.and_utc().timestamp_micros()));

@@ -151,11 +151,23 @@ fn settled(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(match expr.get_type(schema)? {
         DataType::Float64 => Plain::of(expr),
         DataType::Decimal128(_, _) if matches!(expr, Binary(_)) => Own::Decimal.of(vec![expr]),
-        DataType::Timestamp(TimeUnit::Microsecond, None) => expr,
+        DataType::Timestamp(TimeUnit::Microsecond, None) => moved(expr, schema)?,
         DataType::Timestamp(_, _) => expr.cast_to(&timestamp(), schema)?,
         DataType::UInt32 | DataType::UInt64 => expr.cast_to(&DataType::Int64, schema)?,
         _ => expr,
     })
+}
+
+/// A time to which a duration is added, or from which one is taken: DataFusion sees to the calendar for intervals alone.
+fn moved(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let Expr::BinaryExpr(BinaryExpr { left, right, .. }) = &expr else { return Ok(expr) };
+    let is_duration = |e: &Expr| Ok::<_, DataFusionError>(matches!(e.get_type(schema)?, DataType::Duration(_)));
+    let time = match (is_duration(left)?, is_duration(right)?) {
+        (true, false) => right,
+        (false, true) => left,
+        _ => return Ok(expr),
+    };
+    Ok(Own::Moved.of(vec![time.as_ref().clone(), expr]))
 }
 
 /// TIMESTAMP is microseconds.

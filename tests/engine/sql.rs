@@ -189,6 +189,30 @@ fn the_proof_reads_what_the_engine_reads() {
     says(&deployment, "wide", "1", "2024-01-11T00:00:00Z", &[r#""padded":"00a""#, r#""often":"aaa""#, r#""rows":1"#]);
 }
 
+/// A time that is not of the calendar is moved and cut by neither engine: its row is refused, for the views that do.
+#[test]
+fn times_beyond_the_calendar_are_read_alike() {
+    let views = "CREATE FEATURE VIEW binned AS SELECT u, max(date_bin(INTERVAL '7 days', ts, to_timestamp_micros(i))) AS most, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW earlier AS SELECT u, max(to_timestamp_micros(i) - INTERVAL '1 day') AS most, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW later AS SELECT u, max(INTERVAL '1 day' + to_timestamp_micros(i)) AS most, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW apart AS SELECT u, max(ts - (ts - to_timestamp_micros(i))) AS most, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW filtered AS SELECT u, count(*) FILTER (WHERE to_timestamp_micros(i) - INTERVAL '1 day' > ts) AS ahead, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW above AS SELECT u, max(to_timestamp_micros(i)) - INTERVAL '1 day' AS before, count(*) AS rows FROM events GROUP BY u;
+    CREATE FEATURE VIEW reversed AS SELECT u, last_value(i ORDER BY ts - INTERVAL '1 day') AS last, count(*) AS rows FROM events GROUP BY u;";
+    let row = |i: i64| format!(r#"{{"u":1,"i":{i},"ts":"2024-01-10T00:00:00Z"}}"#);
+    // The last instant of the calendar but a second, the first beyond it, and the ends of the number.
+    let rows = [8_210_266_876_799_000_000, 8_210_266_876_800_000_000, i64::MAX, i64::MIN, 5].map(row);
+    let deployment = taken_in(views, &rows.each_ref().map(String::as_str));
+    let check = |view: &str, words: &[&str]| says(&deployment, view, "1", "2024-01-11T00:00:00Z", words);
+    check("binned", &[r#""most":"2024-01-08T23:59:59.000000Z""#, r#""rows":2"#]);
+    check("earlier", &[r#""most":"+262142-12-30T23:59:59.000000Z""#, r#""rows":2"#]);
+    check("later", &[r#""most":"1970-01-02T00:00:00.000005Z""#, r#""rows":1"#]);
+    check("apart", &[r#""most":"+262142-12-31T23:59:59.000000Z""#, r#""rows":2"#]);
+    check("filtered", &[r#""ahead":1"#, r#""rows":2"#]);
+    check("above", &[r#""before":null"#, r#""rows":5"#]);
+    check("reversed", &[r#""last":5"#, r#""rows":5"#]);
+}
+
 /// What would fail on every row, or mean another thing than it says, is refused where it stands.
 #[test]
 fn what_never_works_is_refused_at_its_word() {
