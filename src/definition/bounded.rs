@@ -8,11 +8,12 @@
 //! DataFusion's; `source` and `plan::project` evaluate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
@@ -90,50 +91,99 @@ impl ScalarUDFImpl for Bounded {
         // Constants alone are one row, whatever the batch; the two that fill up make as many of it as there are rows.
         let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let rows = if constant && !name.ends_with("pad") { 1 } else { args.number_rows };
-        let arguments = Arguments::new(&args.args, rows)?;
-        let mut all = 0_usize;
-        for n in 0..rows {
-            match name {
-                "levenshtein" => {
-                    let steps = arguments.text(0, n).len().saturating_mul(arguments.text(1, n).len());
-                    if steps > STEPS_MAX {
-                        return exec_err!(
-                            "{name} of texts so long takes {steps} steps: shorten them, as left(…, 1000) does"
-                        );
-                    }
-                }
-                _ => all = all.saturating_add(arguments.result(name, n)),
-            }
+        let mut args = args;
+        if name.ends_with("pad") {
+            args.args[1] = lengths(&args.args)?;
         }
-        if all > BYTES_MAX {
-            return exec_err!("{name} would give more than {BYTES_MAX} bytes");
-        }
+        within_bounds(name, &Arguments::new(&args.args)?, rows)?;
         self.inner.invoke_with_args(args)
     }
 }
 
-/// The arguments as texts and whole numbers.
+/// Is what this many rows would take within the bounds?
+fn within_bounds(name: &str, arguments: &Arguments, rows: usize) -> Result<()> {
+    let mut all = 0_usize;
+    for n in 0..rows {
+        match name {
+            "levenshtein" => {
+                let steps = arguments.text(0, n).len().saturating_mul(arguments.text(1, n).len());
+                if steps > STEPS_MAX {
+                    return exec_err!(
+                        "{name} of texts so long takes {steps} steps: shorten them, as left(…, 1000) does"
+                    );
+                }
+            }
+            _ => all = all.saturating_add(arguments.result(name, n)),
+        }
+    }
+    if all > BYTES_MAX {
+        return exec_err!("{name} would give more than {BYTES_MAX} bytes");
+    }
+    Ok(())
+}
+
+/// The lengths to fill up to: none is negative, since DataFusion panics at one in a column and takes it for 0 where it
+/// is constant; where another argument is null, nothing is filled up, however great the length.
+fn lengths(args: &[ColumnarValue]) -> Result<ColumnarValue> {
+    let rows = args.iter().find_map(|a| match a {
+        ColumnarValue::Array(array) => Some(array.len()),
+        ColumnarValue::Scalar(_) => None,
+    });
+    let given = Arguments::new(args)?;
+    let mended: Int64Array = (0..rows.unwrap_or(1))
+        .map(|n| {
+            let null = (0..args.len()).any(|arg| arg != 1 && given.is_null(arg, n));
+            given.whole(1, n).map(|length| if null { 0 } else { length.max(0) })
+        })
+        .collect();
+
+    // A constant stays one: DataFusion is faster with it.
+    let same = mended.iter().all(|length| Some(length) == mended.iter().next());
+    Ok(match (&args[1], rows) {
+        (ColumnarValue::Scalar(_), None | Some(1..)) if same => {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&mended, 0)?)
+        }
+        _ => ColumnarValue::Array(Arc::new(mended)),
+    })
+}
+
+/// The arguments as texts and whole numbers: of a constant one, whatever the rows.
 struct Arguments(Vec<ArrayRef>);
 
 impl Arguments {
-    fn new(args: &[ColumnarValue], rows: usize) -> Result<Arguments> {
+    fn new(args: &[ColumnarValue]) -> Result<Arguments> {
         let array = |arg: &ColumnarValue| {
-            let array = arg.to_array(rows)?;
+            let array = match arg {
+                ColumnarValue::Array(array) => Arc::clone(array),
+                ColumnarValue::Scalar(constant) => constant.to_array()?,
+            };
             let to = if array.data_type().is_integer() { DataType::Int64 } else { DataType::Utf8 };
             Ok(if array.data_type() == &to { array } else { cast(&array, &to)? })
         };
         args.iter().map(array).collect::<Result<_>>().map(Arguments)
     }
 
+    /// Where an argument has its value for a row.
+    fn at(&self, arg: usize, n: usize) -> usize {
+        n.min(self.0[arg].len().saturating_sub(1))
+    }
+
+    fn is_null(&self, arg: usize, n: usize) -> bool {
+        self.0[arg].is_null(self.at(arg, n))
+    }
+
     /// A null is as good as nothing here: it makes the result null.
     fn text(&self, arg: usize, n: usize) -> &str {
-        let texts = self.0[arg].as_string::<i32>();
-        if texts.is_null(n) { "" } else { texts.value(n) }
+        if self.is_null(arg, n) { "" } else { self.0[arg].as_string::<i32>().value(self.at(arg, n)) }
+    }
+
+    fn whole(&self, arg: usize, n: usize) -> Option<i64> {
+        let numbers = self.0[arg].as_primitive::<Int64Type>();
+        (!self.is_null(arg, n)).then(|| numbers.value(self.at(arg, n)))
     }
 
     fn number(&self, arg: usize, n: usize) -> usize {
-        let numbers = self.0[arg].as_primitive::<Int64Type>();
-        if numbers.is_null(n) { 0 } else { usize::try_from(numbers.value(n)).unwrap_or(0) }
+        self.whole(arg, n).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
     }
 
     /// The most bytes that a row's result may have.
@@ -150,7 +200,7 @@ impl Arguments {
                 let named = put_in.matches(['\\', '$']).count().saturating_mul(text.len());
                 text.len().saturating_add(matches.saturating_mul(put_in.len())).saturating_add(named)
             }
-            // A character of the filling may have four bytes.
+            // A character of the filling may have four bytes; where there is nothing to fill, `lengths` says 0.
             _ => text.len().max(self.number(1, n).saturating_mul(4)),
         }
     }
@@ -165,21 +215,19 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Int64Array, StringArray};
+    use arrow::array::StringArray;
     use arrow::datatypes::{Field, Schema};
 
     use super::*;
     use crate::definition::check::compile;
     use crate::definition::parse_query;
 
-    fn values(expr: &str, rows: &[(&str, i64)]) -> Result<Vec<Option<String>>> {
+    fn values<'a, T: Into<Option<&'a str>> + Copy>(expr: &str, rows: &[(T, i64)]) -> Result<Vec<Option<String>>> {
         let schema = Schema::new(vec![Field::new("t", DataType::Utf8, true), Field::new("n", DataType::Int64, true)]);
         let batch = RecordBatch::try_new(
             Arc::new(schema.clone()),
             vec![
-                Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0))),
+                Arc::new(StringArray::from_iter(rows.iter().map(|r| r.0.into()))),
                 Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1))),
             ],
         )?;
@@ -228,8 +276,37 @@ mod tests {
             assert_eq!(values(expr, &[("7", 5)]).expect(expr), [Some(expected.to_string())], "{expr}");
         }
         let rare = "a".to_string() + &"b".repeat(1_000_000);
-        let replaced = values(&format!("replace(t, 'a', '{}')", "c".repeat(1000)), &[(&rare, 0)]);
+        let replaced = values(&format!("replace(t, 'a', '{}')", "c".repeat(1000)), &[(rare.as_str(), 0)]);
         assert_eq!(replaced.expect("one match")[0].as_ref().map(String::len), Some(1_001_000));
+    }
+
+    #[test]
+    fn a_negative_length_leaves_nothing_and_a_null_is_not_filled_up() {
+        let rows = [(Some("ab"), -5), (Some("ab"), i64::MIN), (None, i64::MAX), (Some("ab"), 3), (Some("é"), 2)];
+        let text = |t: &str| Some(t.to_string());
+        let check =
+            |expr: &str, want: [Option<String>; 5]| assert_eq!(values(expr, &rows).expect(expr), want, "{expr}");
+        check("lpad(t, n)", [text(""), text(""), None, text(" ab"), text(" é")]);
+        check("rpad(t, n, 'x')", [text(""), text(""), None, text("abx"), text("éx")]);
+        check("lpad('ab', CASE WHEN n > 5 THEN -1 ELSE n END)", ["", "", "", " ab", "ab"].map(text));
+        check("lpad(t, -1)", [text(""), text(""), None, text(""), text("")]);
+        check("rpad(t, n, nullif('x', 'x'))", [None, None, None, None, None]);
+        // The great length stands beside a null here, and beside texts there.
+        check(
+            "rpad(t, CASE WHEN t IS NULL THEN 9223372036854775807 ELSE 1 END)",
+            [text("a"), text("a"), None, text("a"), text("é")],
+        );
+        assert_eq!(values("lpad(t, n)", &[] as &[(Option<&str>, i64)]).expect("no rows"), []);
+    }
+
+    /// A constant of a view stands beside every row of a batch.
+    #[test]
+    fn a_constant_is_looked_at_once() {
+        let constant = ColumnarValue::Scalar(ScalarValue::from("x".repeat(20_000)));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"; 8192]));
+        let arguments = Arguments::new(&[ColumnarValue::Array(texts), constant]).expect("texts");
+        assert_eq!(arguments.0[1].len(), 1);
+        assert_eq!((arguments.text(0, 8191), arguments.text(1, 8191).len()), ("a", 20_000));
     }
 
     /// Rule 22: what fails on one row's list is no failure of its neighbour.

@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::bounded;
 use super::check::{check_expr, compile};
 use super::dialect::dialect;
 use super::expressions;
@@ -60,7 +61,8 @@ fn row(values: &str) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns of one row")
 }
 
-/// The answer as its type and its text; `error: …` where it fails on the row, `refused: …` where it is not on the list.
+/// The answer as its type and its text; `error` where it fails on the row, `refused: …` where it is not on the list.
+/// A panic is neither: where DataFusion panics, a form that does not is what an expression should have.
 pub(super) fn answer(text: &str, values: &str) -> String {
     let mut parser = Parser::new(dialect()).try_with_sql(text).expect("the test's SQL has tokens");
     let expr = parser.parse_expr().unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -73,8 +75,9 @@ pub(super) fn answer(text: &str, values: &str) -> String {
         return format!("refused: {}", findings[0].message);
     }
     let compiled = compile(&expr, &row.schema()).unwrap_or_else(|e| panic!("{text}: {e}"));
-    let value = match compiled.evaluate(&row).and_then(|v| v.into_array(1)) {
+    let value = match bounded::evaluate(compiled.as_ref(), text, &row) {
         Ok(value) => value,
+        Err(e) if e.strip_backtrace().contains(" panicked: ") => panic!("{text}: {e}"),
         Err(_) => return "error".to_string(),
     };
     let options = FormatOptions::default().with_null("NULL");
