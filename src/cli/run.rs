@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
     /// Timely workers; default 1.
     #[arg(long)]
     workers: Option<String>,
-    /// What gives events their epochs.
+    /// What gives events their epochs. Under record and event, nothing is read before every topic can be.
     #[arg(long, value_enum, default_value = "wall")]
     clock: ClockArg,
     /// Kafka brokers, where the definitions do not name them.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ use crate::time::Epoch;
 const BATCH_RECORDS: usize = 32 * 1024;
 /// How long a broker may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long somebody who is told waits for the next time, while a broker has not answered.
+const TOLD: Duration = Duration::from_millis(50);
 /// How long one poll waits, and how many may bring nothing before the broker counts as lost.
 const POLL: Duration = Duration::from_millis(100);
 const EMPTY_POLLS_MAX: u32 = 300;
@@ -135,8 +137,8 @@ pub struct Resume {
     pub states: BTreeMap<String, SourceState>,
 }
 
-/// Is told of every so many records that were read of a source, also of none while it is waited for: at least ten times a
-/// second. Says whether to go on.
+/// Is told of every so many records that were read of a source, and of none while a broker is waited for: then at least ten
+/// times a second, whatever was asked of it. Says whether to go on.
 pub type Told = Box<dyn FnMut(&str, u64) -> bool + Send>;
 
 /// The slices of a history.
@@ -392,18 +394,46 @@ impl Replay {
     }
 
     /// Where a topic ends now, and its id; nothing for a file, which is read to its end anyway.
-    fn present_end(&self, source: &Arc<Source>, known: &SourceState) -> Result<Present, ReplayError> {
+    fn present_end(&mut self, source: &Arc<Source>, known: &SourceState) -> Result<Present, ReplayError> {
         if !source.is_kafka() {
             return Ok((BTreeMap::new(), None));
         }
         if let Some(why) = &known.refused {
             return Err(ReplayError::Refused { source_name: source.name.clone(), why: why.clone() });
         }
-        let id = look_at(source, &self.kafka, known.topic_id.as_deref())?;
-        let reader = KafkaReader::new(source, &self.kafka)?;
-        let bounds = |partition| Ok((partition, reader.bounds(partition, ANSWER)?.1));
-        let end: Result<_, KafkaError> = reader.partitions(ANSWER)?.into_iter().map(bounds).collect();
-        Ok((end?, id))
+        let known = known.topic_id.clone();
+        self.asked(source, move |source, kafka| {
+            let id = look_at(source, kafka, known.as_deref())?;
+            let reader = KafkaReader::new(source, kafka)?;
+            let bounds = |partition| Ok((partition, reader.bounds(partition, ANSWER)?.1));
+            let end: Result<_, KafkaError> = reader.partitions(ANSWER)?.into_iter().map(bounds).collect();
+            Ok((end?, id))
+        })
+    }
+
+    /// What brokers answer. They are asked on another thread, since they take their time, and whoever is told may not want
+    /// to wait for it: then the thread ends by itself.
+    fn asked<T: Send + 'static>(
+        &mut self,
+        source: &Arc<Source>,
+        question: impl FnOnce(&Arc<Source>, &KafkaSettings) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, ReplayError> {
+        let (answer, answered) = mpsc::channel();
+        let (theirs, kafka) = (Arc::clone(source), self.kafka.clone());
+        std::thread::spawn(move || {
+            // Nobody listens any more where the replay was told to stop.
+            let _ = answer.send(question(&theirs, &kafka));
+        });
+        loop {
+            self.tell(&source.name, 0)?;
+            match answered.recv_timeout(TOLD) {
+                Ok(answer) => return Ok(answer?),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(KafkaError::Panicked { source_name: source.name.clone() }.into());
+                }
+            }
+        }
     }
 
     /// Reads and sorts a part of a source.
@@ -459,11 +489,17 @@ impl Replay {
         builder: &mut LaneBuilder,
         gaps: &mut Vec<Gap>,
     ) -> Result<BTreeMap<i32, i64>, ReplayError> {
-        let mut reader = KafkaReader::new(source, &self.kafka)?;
+        let partitions: Vec<i32> = span.end.keys().copied().collect();
+        let (mut reader, bounds) = self.asked(source, move |source, kafka| {
+            let reader = KafkaReader::new(source, kafka)?;
+            let bounds = partitions.into_iter().map(|p| Ok((p, reader.bounds(p, ANSWER)?)));
+            let bounds = bounds.collect::<Result<BTreeMap<i32, (i64, i64)>, KafkaError>>()?;
+            Ok((reader, bounds))
+        })?;
         span.start.retain(|partition, _| span.end.contains_key(partition));
         for (&partition, &end) in &span.end {
             let start = span.start.entry(partition).or_insert(0);
-            let (earliest, now) = reader.bounds(partition, ANSWER)?;
+            let (earliest, now) = bounds[&partition];
             if *start > now {
                 let topic = source.name.clone();
                 return Err(KafkaError::Truncated { topic, partition, offset: *start, end: now }.into());

@@ -3,7 +3,7 @@
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
 
-use super::super::testing::{Dir, expr, file, lines, source};
+use super::super::testing::{Dir, expr, file, kafka, lines, source};
 use super::*;
 use crate::definition::{Connector, Format};
 
@@ -104,6 +104,21 @@ fn reading_ends_when_it_is_told_to() {
     assert!(matches!(telling(until("a")).err(), Some(ReplayError::Stopped)));
     assert!(matches!(telling(until("b")).err(), Some(ReplayError::Stopped)));
     assert_eq!(telling(until("c")).expect("read").rows_left(), 4);
+}
+
+/// Nobody answers there: a question takes seconds, and whoever stops meanwhile need not wait for it.
+#[test]
+fn a_broker_that_does_not_answer_is_not_waited_for() {
+    let source = Arc::new(source("s", kafka("t")).with(&["id BIGINT"]));
+    let kafka = KafkaSettings { brokers: Some("127.0.0.1:1".into()), ..KafkaSettings::default() };
+    let mut left = 3;
+    let told: Told = Box::new(move |_, records| {
+        assert_eq!(records, 0);
+        left -= 1;
+        left > 0
+    });
+    let replay = Replay::telling(&[source], &Dir::new().path(), ReplayClock::Record, &kafka, &Resume::default(), told);
+    assert!(matches!(replay.err(), Some(ReplayError::Stopped)));
 }
 
 #[test]
