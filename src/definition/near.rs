@@ -3,19 +3,27 @@
 //! Neighbours: every "did you mean" of `definition`, and of whoever else reports an unknown name.
 
 /// The candidate nearest to `name`, if one is near enough to be a slip of the hand: about one wrong, missing, extra or
-/// swapped character in three. Case does not count; of two as near, the first.
+/// swapped character in three. Case does not count; of two as near, one that has all the characters in their order, or of
+/// which all are there, before one with others; then the first.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name: Vec<char> = name.to_lowercase().chars().collect();
-    let mut best: Option<(usize, &str)> = None;
+    let mut best: Option<((usize, bool), &str)> = None;
     for candidate in candidates {
         let other: Vec<char> = candidate.to_lowercase().chars().collect();
         let steps = distance(&name, &other);
         let allowed = (name.len().max(other.len()) / 3).max(1);
-        if steps <= allowed && steps < other.len() && best.is_none_or(|(s, _)| steps < s) {
-            best = Some((steps, candidate));
+        let slip = (steps, !lies_in(&name, &other) && !lies_in(&other, &name));
+        if steps <= allowed && steps < other.len() && best.is_none_or(|(before, _)| slip < before) {
+            best = Some((slip, candidate));
         }
     }
     best.map(|(_, candidate)| candidate)
+}
+
+/// Are all the characters of one in the other, in their order?
+fn lies_in(one: &[char], other: &[char]) -> bool {
+    let mut rest = other.iter();
+    one.iter().all(|c| rest.any(|o| o == c))
 }
 
 /// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours.
@@ -61,6 +69,8 @@ mod tests {
         check("usre_id", Some("user_id"));
         check("knid", Some("kind"));
         check("st", Some("ts"));
+        assert_eq!(nearest("NULS", ["NULL", "NULLS"]), Some("NULLS"), "a letter that was left out");
+        assert_eq!(nearest("NULX", ["NULLS", "NULL"]), Some("NULL"));
         check("price", None);
         check("", None);
         check("x", None);

@@ -294,6 +294,50 @@ fn explains_syntax_errors() {
 }
 
 #[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    let check = |at: &str, message: &str, statement: &str| {
+        check_bad(&[("a.sql", &format!("{CLICKS}{statement}"))], &[&format!("a:{at} {message} | …")]);
+    };
+    let request = "FROM REQUEST is not supported yet";
+    check(
+        "3:67",
+        request,
+        "CREATE FEATURE VIEW v AS SELECT user_id, price * amount AS p FROM REQUEST (amount DOUBLE);",
+    );
+    check(
+        "3:69",
+        request,
+        "CREATE FEATURE VIEW v AS SELECT user_id, count(*) AS n FROM clicks, request (amount DOUBLE);",
+    );
+    check(
+        "3:90",
+        request,
+        "CREATE FEATURE VIEW v AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id FROM REQUEST (amount DOUBLE);",
+    );
+    check(
+        "3:28",
+        request,
+        "CREATE FEATURE VIEW v FROM REQUEST (amount DOUBLE) AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id;",
+    );
+    let default = "DEFAULT of a feature is not supported yet";
+    let from = "FROM clicks GROUP BY user_id;";
+    check("3:56", default, &format!("CREATE FEATURE VIEW v AS SELECT user_id, count(*) AS n DEFAULT 0 {from}"));
+    check("3:51", default, &format!("CREATE FEATURE VIEW v AS SELECT user_id, count(*) DEFAULT 0 AS n {from}"));
+    check("3:53", default, &format!("CREATE FEATURE VIEW v AS SELECT user_id, max(price) DEFAULT NULL, 1 {from}"));
+    // A stream may be called so, and so may a feature.
+    let stream = CLICKS.replace("CREATE STREAM clicks", "CREATE STREAM request");
+    let view = "CREATE FEATURE VIEW v AS SELECT user_id, count(*) AS \"default\" FROM request GROUP BY user_id;";
+    load_good(&[("a.sql", &format!("{stream}{view}"))]);
+    check_bad(
+        &[(
+            "a.sql",
+            &format!("{CLICKS}CREATE FEATURE VIEW v AS SELECT user_id, last_value(price IGNORE NULS) AS p {from}"),
+        )],
+        &["a:3:66 expected NULLS, found `NULS` | did you mean NULLS instead of `NULS`?"],
+    );
+}
+
+#[test]
 fn explains_problems_of_sources() {
     let check = check_stream;
     let kafka = "FROM KAFKA (topic = 't', format = 'json')";
