@@ -41,8 +41,17 @@ pub(super) fn refuse_hopeless(expr: &Expr, schema: &DFSchema) -> Result<()> {
             _ => failure = failure.or(Some(error)),
         }
     }
-    let why = failure.map_or(String::new(), |e| plain(&e.find_root().strip_backtrace()));
+    let why = failure.map_or(String::new(), |e| reason(&e.find_root().strip_backtrace()));
     refuse(format!("this fails on every row: {why}"), "mend the constants in it")
+}
+
+/// An error in one line. A pattern's begins with a line that only says so, then shows the pattern, and has its reason last.
+fn reason(error: &str) -> String {
+    let first = plain(error);
+    match (first.strip_suffix(':'), error.lines().rfind(|line| !line.trim().is_empty())) {
+        (Some(of), Some(last)) => format!("{of}: {}", plain(last.trim().trim_start_matches("error: "))),
+        _ => first,
+    }
 }
 
 /// Sums and products wrap where DataFusion folds constants.

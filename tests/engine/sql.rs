@@ -226,6 +226,7 @@ fn what_never_works_is_refused_at_its_word() {
     of("count(*) FILTER (WHERE i > 9223372036854775807 + 1)", &["this fails on every row", "b.sql:1:63"]);
     of("max(CAST(2147483647 AS INT) + CAST(1 AS INT))", &["this fails on every row"]);
     of("count(*) FILTER (WHERE regexp_like(s, 'a', 'g'))", &["this fails on every row"]);
+    of("max(regexp_replace(s, '(', 'a'))", &["this fails on every row: regex parse error: unclosed group"]);
     of("max(lpad('x', 9999999999))", &["lpad would give more than"]);
     of("max(trim(s, 'a', 'b'))", &["trim takes one text of characters"]);
     of("count(*) FILTER (WHERE array_has(ns, s))", &["array_has looks for TEXT in BIGINT[]"]);
