@@ -29,6 +29,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, Spanned};
 use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
+use datafusion::sql::unparser::expr_to_sql;
 
 use super::functions;
 use super::operator::Compiled;
@@ -274,6 +275,7 @@ impl ContextProvider for Catalog {
 /// # Errors
 /// Types that do not go together.
 pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
+    let text = written(expr);
     let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
     let simplifier = ExprSimplifier::new(context);
     let expr = simplifier.coerce(meant(expr.clone(), schema)?, schema)?;
@@ -286,7 +288,12 @@ pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Compiled> {
     let data_type = expr.get_type(schema)?;
     let expr = create_physical_expr(&expr, schema, &ExecutionProps::new(), &Default::default())?;
     let expr = checked(expr, schema.as_arrow())?;
-    Ok(Compiled { text: expr.to_string(), identity: identity(&expr), expr, data_type })
+    Ok(Compiled { text, identity: identity(&expr), expr, data_type })
+}
+
+/// The expression as SQL says it, for people: not as it was typed, and not in the form in which it is evaluated.
+fn written(expr: &Expr) -> String {
+    expr_to_sql(expr).map_or_else(|_| expr.human_display().to_string(), |sql| sql.to_string())
 }
 
 /// The expression as it is built. Its own text leaves out what it can: `a - b - c` may be either of two.
@@ -376,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_are_not_equal_expressions() {
+    fn what_is_built_tells_expressions_apart_and_what_is_written_is_for_people() {
         let fields = ["a", "b", "c"].map(|n| Field::new(n, DataType::Int64, true)).to_vec();
         let schema = DFSchema::try_from(Schema::new(fields)).expect("distinct names");
         let context = SessionContext::new();
@@ -385,7 +392,9 @@ mod tests {
             compile(&expr, &schema).expect(sql)
         };
         let (flat, nested) = (compiled("a - b - c"), compiled("a - (b - c)"));
-        assert_eq!(flat.text, nested.text);
+        assert_eq!((flat.text.as_str(), nested.text.as_str()), ("((a - b) - c)", "(a - (b - c))"));
+        // Neither the types that were coerced nor the places of columns.
+        assert_eq!(compiled("lpad(CAST(a AS TEXT), b, '-')").text, "lpad(CAST(a AS VARCHAR), b, '-')");
         assert_ne!(flat.identity, nested.identity);
         assert_eq!(flat.identity, compiled("(a - b) - c").identity);
         assert_ne!(compiled("coalesce('NULL', 'x')").identity, compiled("coalesce(NULL, 'x')").identity);
