@@ -226,7 +226,12 @@ impl<'a> Row<'a> {
                 None => rest.push(condition),
             }
         }
-        if let Some((key, _)) = keys.iter().find(|(a, b)| mentions_now(a) || mentions_now(b)) {
+        // Also where it keeps a side from being of one relation: that is what is wrong with the equality then.
+        let equality =
+            |e: &&Expr| matches!(e, Expr::BinaryExpr(BinaryExpr { op: Operator::Eq, .. })) && mentions_now(e);
+        let key = keys.iter().find(|(a, b)| mentions_now(a) || mentions_now(b)).map(|(key, _)| key);
+        let alone = if keys.is_empty() { rest.iter().find(equality) } else { None };
+        if let Some(key) = key.or(alone) {
             let help = "join on columns; compare now() with the event time in WHERE or FILTER";
             return refuse_expr(key, "now() may not stand in the equality of a join", help);
         }

@@ -234,6 +234,9 @@ fn what_never_works_is_refused_at_its_word() {
     of("last_value(named_struct('a', i, 'a', x))", &["two fields of the struct are called 'a'"]);
     let join = "SELECT e.u, count(*) AS n FROM events AS e JOIN names AS t ON CASE WHEN now() > e.ts THEN e.u ELSE 0 END = t.u GROUP BY e.u";
     refused(join, &["now() may not stand in the equality of a join"]);
+    let alone =
+        "SELECT e.u, count(*) AS n FROM events AS e JOIN names AS t ON date_part('epoch', now()) = t.u GROUP BY e.u";
+    refused(alone, &["now() may not stand in the equality of a join", "b.sql:1:"]);
     let left = "SELECT e.u, count(*) AS n FROM events AS e LEFT JOIN names AS t ON t.u = e.u AND e.i > 5 GROUP BY e.u";
     refused(left, &["this condition of a LEFT JOIN", "b.sql:1:"]);
 }
