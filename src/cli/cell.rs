@@ -1,7 +1,7 @@
 //! One value as a cell of CSV.
 //!
 //! Null is nothing and an empty string `""`; doubles are the shortest text that reads back, decimals keep their scale, times
-//! are written as everywhere. Neighbours: `label_csv` reads cells; `label_file` writes lines of them.
+//! are written as everywhere, bytes as base64. What no calendar has is the number that stands for it. Neighbours: `label_csv` reads cells; `label_file` writes lines of them.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
@@ -18,7 +18,8 @@ pub(super) fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyh
     if column.is_null(row) {
         return Ok(());
     }
-    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    // A text like any other: without bytes it is empty, and not null.
+    let mut bytes = |bytes: &[u8]| put_text(&base64::engine::general_purpose::STANDARD.encode(bytes), line);
     match column.data_type() {
         // Without a list of its nulls: all are.
         DataType::Null => {}
@@ -31,11 +32,14 @@ pub(super) fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyh
         DataType::Timestamp(unit, _) => line.push_str(&instant(column, *unit, row)),
         DataType::Date32 => {
             let date = column.as_primitive::<Date32Type>().value_as_date(row);
-            line.push_str(&date.map(|d| d.to_string()).unwrap_or_default());
+            // No calendar has it: the number of days says what it is.
+            let day = || column.as_primitive::<Date32Type>().value(row).to_string();
+            line.push_str(&date.map_or_else(day, |d| d.to_string()));
         }
-        DataType::Binary => line.push_str(&base64(column.as_binary::<i32>().value(row))),
-        DataType::LargeBinary => line.push_str(&base64(column.as_binary::<i64>().value(row))),
-        DataType::FixedSizeBinary(_) => line.push_str(&base64(column.as_fixed_size_binary().value(row))),
+        DataType::Binary => bytes(column.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => bytes(column.as_binary::<i64>().value(row)),
+        DataType::BinaryView => bytes(column.as_binary_view().value(row)),
+        DataType::FixedSizeBinary(_) => bytes(column.as_fixed_size_binary().value(row)),
         DataType::Utf8 => put_text(column.as_string::<i32>().value(row), line),
         _ => put_text(&array_value_to_string(column, row)?, line),
     }
@@ -91,9 +95,9 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float32Array, Float64Array, LargeBinaryArray, NullArray,
-        StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-        TimestampSecondArray,
+        BinaryArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Float32Array,
+        Float64Array, LargeBinaryArray, NullArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray,
     };
 
     #[test]
@@ -128,6 +132,14 @@ mod tests {
         check(Arc::new(Float32Array::from(vec![0.1])), "0.1");
         check(Arc::new(Float32Array::from(vec![f32::INFINITY])), "Infinity");
         check(Arc::new(LargeBinaryArray::from_vec(vec![b"ab"])), "YWI=");
+        check(Arc::new(BinaryArray::from_vec(vec![b"ab"])), "YWI=");
+        check(Arc::new(BinaryViewArray::from_iter_values([b"ab"])), "YWI=");
+        check(Arc::new(BinaryViewArray::from_iter_values([b"longer than twelve"])), "bG9uZ2VyIHRoYW4gdHdlbHZl");
+        check(Arc::new(BinaryArray::from_vec(vec![b""])), "\"\"");
+        check(Arc::new(BinaryViewArray::from_iter_values([b""])), "\"\"");
+        check(Arc::new(BinaryArray::from_opt_vec(vec![None])), "");
+        check(Arc::new(Date32Array::from(vec![19_782])), "2024-02-29");
+        check(Arc::new(Date32Array::from(vec![i32::MAX])), "2147483647");
         check(Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab"].into_iter()).unwrap()), "YWI=");
     }
 }

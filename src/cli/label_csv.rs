@@ -28,12 +28,21 @@ pub(super) struct CsvReader {
     line: usize,
 }
 
+/// One record as it stands.
+struct Record {
+    /// Without its line end.
+    text: String,
+    line_end: &'static str,
+    /// The line that it begins in, from 1.
+    line: usize,
+}
+
 impl CsvReader {
     /// Reads the header line.
     pub(super) fn new(input: Box<dyn BufRead>) -> anyhow::Result<CsvReader> {
         let empty = Arc::new(Schema::empty());
         let mut csv = CsvReader { input, header: String::new(), line_end: "\n", schema: empty, line: 0 };
-        let Some((header, line_end)) = csv.record(&mut Cells::default())? else {
+        let Some(Record { text: header, line_end, .. }) = csv.record(&mut Cells::default())? else {
             bail!("the file is empty; it needs a header line")
         };
         let header = header.strip_prefix('\u{feff}').map_or(header.clone(), str::to_string);
@@ -47,8 +56,8 @@ impl CsvReader {
         Ok(csv)
     }
 
-    /// The next record that is not an empty line, without its line end; where its cells lie goes to `cells`.
-    fn record(&mut self, cells: &mut Cells) -> anyhow::Result<Option<(String, &'static str)>> {
+    /// The next record that is not an empty line; where its cells lie goes to `cells`.
+    fn record(&mut self, cells: &mut Cells) -> anyhow::Result<Option<Record>> {
         let mut bytes = vec![];
         let mut first = self.line + 1;
         *cells = Cells { found: std::mem::take(&mut cells.found), ..Cells::default() };
@@ -68,7 +77,7 @@ impl CsvReader {
             } else if cells.read(&bytes[..end]) {
                 bytes.truncate(end);
                 let text = String::from_utf8(bytes).with_context(|| format!("line {first} is not UTF-8"))?;
-                return Ok(Some((text, line_end)));
+                return Ok(Some(Record { text, line_end, line: first }));
             } else if read == 0 {
                 bail!("line {first}: a quote is not closed");
             }
@@ -81,8 +90,7 @@ impl CsvReader {
         let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
         let (mut records, mut bytes, mut cells) = (vec![], 0, Cells::default());
         while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            let line = self.line + 1;
-            let Some((record, _)) = self.record(&mut cells)? else { break };
+            let Some(Record { text: record, line, .. }) = self.record(&mut cells)? else { break };
             if cells.found.len() != width {
                 bail!("line {line} has {} cells, the header has {width}", cells.found.len());
             }
@@ -199,6 +207,8 @@ mod tests {
         check("", "the file is empty");
         check("a,b\n1,2\n3\n", "line 3 has 1 cells, the header has 2");
         check("a,b\n1,2,3\n", "line 2 has 3 cells");
+        check("u,as_of\n1,2\n\n\n1\n", "line 5 has 1 cells, the header has 2");
+        check("\n\na,b\n1,2\n\n\"1\n\n\",2,3\n", "line 6 has 3 cells");
         check("a,b\n1,\"2\n3,4\n", "line 2: a quote is not closed");
     }
 }
