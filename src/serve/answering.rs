@@ -29,7 +29,7 @@ const FEW: usize = 2;
 const MANY: usize = 4;
 /// Requests that may ask the log answered at once: each may read all of its tail.
 const PAST: usize = 2;
-/// Requests in line for all of them.
+/// Requests in line for the two lanes of large ones, and for that of small ones.
 const IN_LINE: usize = 1024;
 
 /// Where requests that take their time are answered, a few at once.
@@ -37,7 +37,9 @@ pub(super) struct Lanes {
     few: Arc<Semaphore>,
     many: Arc<Semaphore>,
     past: Arc<Semaphore>,
-    in_line: Arc<Semaphore>,
+    /// Places in line, of their own: a crowd of large requests keeps no small one out.
+    small_in_line: Arc<Semaphore>,
+    large_in_line: Arc<Semaphore>,
 }
 
 /// Which lane a request takes.
@@ -53,8 +55,9 @@ pub(super) enum Lane {
 
 impl Default for Lanes {
     fn default() -> Lanes {
-        let [few, many, past, in_line] = [FEW, MANY, PAST, IN_LINE].map(|n| Arc::new(Semaphore::new(n)));
-        Lanes { few, many, past, in_line }
+        let [few, many, past, small_in_line, large_in_line] =
+            [FEW, MANY, PAST, IN_LINE, IN_LINE].map(|n| Arc::new(Semaphore::new(n)));
+        Lanes { few, many, past, small_in_line, large_in_line }
     }
 }
 
@@ -68,13 +71,13 @@ impl Lanes {
         lane: Lane,
         work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
     ) -> Result<T, RequestError> {
-        let Ok(place) = Arc::clone(&self.in_line).try_acquire_owned() else {
-            return Err(RequestError::Busy(format!("{IN_LINE} large requests are in line already")));
+        let (line, of, lane) = match lane {
+            Lane::Few => (&self.small_in_line, "small", &self.few),
+            Lane::Many => (&self.large_in_line, "large", &self.many),
+            Lane::Past => (&self.large_in_line, "large", &self.past),
         };
-        let lane = match lane {
-            Lane::Few => &self.few,
-            Lane::Many => &self.many,
-            Lane::Past => &self.past,
+        let Ok(place) = Arc::clone(line).try_acquire_owned() else {
+            return Err(RequestError::Busy(format!("{IN_LINE} {of} requests are in line already")));
         };
         let turn = Arc::clone(lane).acquire_owned().await.map_err(|e| RequestError::Failed(e.to_string()))?;
         // Both go with the work: it ends no sooner when the client that asked has gone.
@@ -195,12 +198,32 @@ mod tests {
             }
         });
         assert_eq!(lanes.past.available_permits(), PAST - 1);
-        assert_eq!(lanes.in_line.available_permits(), IN_LINE - 1);
+        assert_eq!(lanes.large_in_line.available_permits(), IN_LINE - 1);
         drop(go);
         runtime.block_on(async {
             let all = u32::try_from(PAST).expect("few");
             let _all = lanes.past.acquire_many(all).await.expect("never closed");
         });
-        assert_eq!(lanes.in_line.available_permits(), IN_LINE);
+        assert_eq!(lanes.large_in_line.available_permits(), IN_LINE);
+    }
+
+    /// Small reads that lost their tries to another reader are told nothing about large ones.
+    #[test]
+    fn the_lines_of_small_and_large_requests_are_apart() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let lanes = Lanes::default();
+        let refused = |lane| match runtime.block_on(lanes.run(lane, || Ok(()))) {
+            Ok(()) => String::new(),
+            Err(RequestError::Busy(why)) => why,
+            Err(e) => panic!("{e}"),
+        };
+        let all = u32::try_from(IN_LINE).expect("few");
+        let large = lanes.large_in_line.try_acquire_many(all).expect("nobody is in line");
+        assert_eq!(refused(Lane::Few), "");
+        assert_eq!(refused(Lane::Past), "1024 large requests are in line already");
+        drop(large);
+        let _small = lanes.small_in_line.try_acquire_many(all).expect("nobody is in line");
+        assert_eq!(refused(Lane::Few), "1024 small requests are in line already");
+        assert_eq!(refused(Lane::Many), "");
     }
 }
