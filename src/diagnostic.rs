@@ -1,4 +1,5 @@
-//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write. And errors as one line, and who is told.
+//! What is wrong with a definition, and where: file, line, column, the excerpt, what to write. And errors as one line, and
+//! the one way in which the library tells whoever watches.
 //!
 //! ```text
 //! error: column `amout` not found

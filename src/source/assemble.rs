@@ -250,7 +250,7 @@ impl Rules {
             for (row, at) in
                 (0..).zip(values.values()).filter(|(row, at)| values.is_valid(*row) && !is_of_calendar(**at))
             {
-                reasons.entry(row).or_insert_with(|| not_of_calendar(*at));
+                reasons.entry(row).or_insert_with(|| not_of_calendar("event_time", *at));
             }
             event = Some(values);
         }
@@ -283,13 +283,13 @@ impl Rules {
         if let Some(condition) = &self.arrival_time {
             let found = condition.instants(visible);
             for (row, why) in found.failed.into_iter().filter(|(row, _)| !rows.deleted[*row]) {
-                reasons.entry(row).or_insert_with(|| format!("event_time: ARRIVAL TIME: {why}"));
+                reasons.entry(row).or_insert_with(|| format!("arrival_time: {why}"));
             }
             for (row, arrived) in arrival.iter_mut().enumerate() {
                 if found.values.is_valid(row) {
                     *arrived = found.values.value(row);
                     if !is_of_calendar(*arrived) {
-                        reasons.entry(row).or_insert_with(|| format!("{} (ARRIVAL TIME)", not_of_calendar(*arrived)));
+                        reasons.entry(row).or_insert_with(|| not_of_calendar("arrival_time", *arrived));
                     }
                 }
             }
@@ -298,8 +298,8 @@ impl Rules {
     }
 }
 
-fn not_of_calendar(micros: i64) -> String {
-    format!("event_time: {micros} microseconds since 1970 are beyond the calendar: it is perhaps of another unit")
+fn not_of_calendar(what: &str, micros: i64) -> String {
+    format!("{what}: {micros} microseconds since 1970 are beyond the calendar: it is perhaps of another unit")
 }
 
 /// A tombstone happened when its record says.

@@ -174,6 +174,18 @@ fn what_no_calendar_says_is_no_event_time() {
 }
 
 #[test]
+fn what_no_calendar_says_is_no_arrival_time() {
+    let s = source("s", kafka("t")).with(&["us BIGINT"]).event(Some("_timestamp"));
+    check(
+        s.arrival("to_timestamp_micros(us)"),
+        &[(Some(5), None, Some("{\"us\":9223372036854775807}"))],
+        &["_offset"],
+        &["0: arrival_time: 9223372036854775807 microseconds since 1970 are beyond the calendar: it is perhaps of \
+         another unit"],
+    );
+}
+
+#[test]
 fn only_rows_that_fail_an_expression_are_refused() {
     let s = source("s", kafka("t")).with(&["a BIGINT", "b BIGINT"]).event(Some("to_timestamp_millis(a)"));
     let s = s.check("10 / b > 1");

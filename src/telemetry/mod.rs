@@ -264,7 +264,17 @@ impl Metrics {
     /// Records were refused for a reason of this class: what stands before the colon of a refusal's reason.
     pub fn quarantined(&self, source: &str, reason: &str, count: u64) {
         let class = reason.split(':').next().unwrap_or_default();
-        let known = ["decode", "not_null", "check", "event_time", "future", "key", "null_payload", "expression"];
+        let known = [
+            "decode",
+            "not_null",
+            "check",
+            "event_time",
+            "arrival_time",
+            "future",
+            "key",
+            "null_payload",
+            "expression",
+        ];
         let class = if known.contains(&class) { class } else { "other" };
         *self.quarantine.lock().entry((source.to_string(), class.to_string())).or_insert(0) += count;
     }
