@@ -269,6 +269,7 @@ impl Online {
                     Found::InLog(_) => logged.next().expect("every group that was asked for is answered"),
                 };
                 let columns = group_columns(&self.plan, request.view, entity);
+                let evaluation = outputs.judge(&columns, evaluation, as_of.0).map_err(compute)?;
                 let values = outputs.one(&request.features, &columns, &evaluation.values, as_of.0).map_err(compute)?;
                 answers.push(Row { status: evaluation.status, event_time: evaluation.event_time, values });
             }

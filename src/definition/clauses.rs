@@ -214,10 +214,7 @@ impl Walk<'_> {
                 self.refuse_words(start, words, help);
             }
         }
-        if having.is_some() {
-            let at = self.place(start.start, "HAVING");
-            self.refuse(at, "HAVING is not supported yet", "leave it out, or use FILTER in the aggregates");
-        }
+        having.iter().for_each(|condition| self.expr(condition));
     }
 
     fn connect_by(&mut self, part: &ConnectByKind) {

@@ -12,7 +12,7 @@ use datafusion::common::ScalarValue;
 use super::aggregate::{Acc, Edge};
 use super::entry::Entry;
 use super::group::{BLOCK, Fold, Group};
-use super::plan::{Aggregate, Function, Window};
+use super::plan::{Aggregate, FoldPlan, Function, Window};
 
 /// Which aggregates are asked for.
 #[derive(Clone, Debug)]
@@ -49,11 +49,11 @@ pub struct Evaluation {
 /// Whether an entity has a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// `WHERE` admits a row.
+    /// `WHERE` admits a row, and `HAVING` holds.
     Present,
-    /// It did at an earlier instant.
+    /// `WHERE` admits none, but did at an earlier instant.
     Expired,
-    /// It never did.
+    /// It never did; or it does, and `HAVING` does not hold.
     Absent,
 }
 
@@ -71,10 +71,13 @@ impl Status {
 impl Evaluation {
     /// The query over no rows.
     pub fn of_nothing(fold: &Fold) -> Evaluation {
-        let plan = &fold.plan;
-        let values = plan.aggregates.iter().map(|a| Acc::empty(plan, a).finish(a, plan)).collect();
-        Evaluation { status: Status::Absent, event_time: None, values }
+        Evaluation { status: Status::Absent, event_time: None, values: values_of_nothing(&fold.plan) }
     }
+}
+
+/// The aggregates over no rows.
+pub fn values_of_nothing(plan: &FoldPlan) -> Vec<ScalarValue> {
+    plan.aggregates.iter().map(|a| Acc::empty(plan, a).finish(a, plan)).collect()
 }
 
 /// (chunk, entry) of a group's first entry in a window, and of the first after it.

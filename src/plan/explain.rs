@@ -62,6 +62,9 @@ pub fn text(view: &PlannedView) -> String {
         };
         let _ = writeln!(out, "  feature {}: {} = {from}", feature.name, feature.data_type);
     }
+    if let Some(having) = &plan.having {
+        let _ = writeln!(out, "  having {}", having.text);
+    }
     let groups: Vec<&str> = plan.groups.iter().map(|(_, c)| c.text.as_str()).collect();
     let resolution = plan.fold.resolution.map_or(String::new(), |r| format!(" resolution {}", interval(r)));
     let _ = writeln!(out, "  fold by ({}), rows {}{resolution}", groups.join(", "), window(plan.fold.admit));
@@ -92,6 +95,7 @@ pub fn json(view: &PlannedView) -> Value {
         "fingerprint": plan.fingerprint,
         "entity": plan.entity.iter().map(|(n, _)| n).collect::<Vec<_>>(),
         "features": plan.features.iter().map(|f| json!({"name": f.name, "type": f.data_type.to_string()})).collect::<Vec<_>>(),
+        "having": plan.having.as_ref().map(|c| &c.text),
         "groups": plan.groups.iter().map(|(_, c)| &c.text).collect::<Vec<_>>(),
         "rows": window(plan.fold.admit),
         "aggregates": plan.fold.aggregates.iter().map(|a| aggregate(plan, a)).collect::<Vec<_>>(),

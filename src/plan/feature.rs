@@ -1,4 +1,5 @@
-//! The projection above the fold: which outputs name the entity, and how each feature follows from the aggregates.
+//! What stands above the fold: which groups have a row, which outputs name the entity, and how each feature follows from
+//! the aggregates.
 //!
 //! Invariants: the entity is the whole GROUP BY; `now()` is a column here, and its value is the ask.
 //! Neighbours: `aggregate` made what is below; `output` evaluates what comes out.
@@ -12,7 +13,7 @@ use datafusion::logical_expr::{Aggregate as AggregateNode, Expr};
 
 use super::bind::compile;
 use super::operator::{Compiled, Feature, Output};
-use super::refusal::{LowerError, refuse, refuse_output};
+use super::refusal::{LowerError, refuse, refuse_expr, refuse_output};
 use crate::definition::{View, timestamp};
 use crate::fold::plan::FoldPlan;
 
@@ -22,6 +23,33 @@ pub(super) const NOW: &str = "__now";
 /// Output names and the group expressions that they show.
 type Entity = Vec<(String, usize)>;
 
+/// What HAVING and SELECT read: groups, aggregates, `now()`; with DataFusion's names and our types: TIMESTAMP is
+/// microseconds.
+pub(super) fn above(
+    groups: &[(String, Compiled)],
+    fold: &FoldPlan,
+    aggregation: &AggregateNode,
+) -> Result<DFSchema, LowerError> {
+    let types = groups.iter().map(|(_, c)| &c.data_type).chain(fold.aggregates.iter().map(|a| &a.result));
+    let named = aggregation.schema.iter().zip(types);
+    let typed = |f: &Field, t: &DataType| Arc::new(f.clone().with_data_type(t.clone()));
+    let mut fields: Vec<_> = named.map(|((q, f), t)| (q.cloned(), typed(f, t))).collect();
+    fields.push((None, Arc::new(Field::new(NOW, timestamp(), false))));
+    Ok(DFSchema::new_with_metadata(fields, Default::default())?)
+}
+
+/// HAVING, over one row of what is [`above`].
+///
+/// # Errors
+/// It is no condition.
+pub(super) fn holding(condition: &Expr, above: &DFSchema) -> Result<Compiled, LowerError> {
+    let compiled = compile(&replace_now(condition.clone())?, above)?;
+    if compiled.data_type != DataType::Boolean {
+        return refuse_expr(condition, format!("`{condition}` is not a condition"), "compare it with something");
+    }
+    Ok(compiled)
+}
+
 /// The two halves of a view's output: its entity and its features.
 ///
 /// # Errors
@@ -30,16 +58,9 @@ pub(super) fn outputs(
     view: &View,
     groups: &[(String, Compiled)],
     fold: &FoldPlan,
-    aggregation: &AggregateNode,
+    schema: &DFSchema,
     projection: &[Expr],
 ) -> Result<(Entity, Vec<Feature>), LowerError> {
-    // DataFusion's names, and our types: TIMESTAMP is microseconds.
-    let types = fold.group_types.iter().chain(fold.aggregates.iter().map(|a| &a.result));
-    let named = aggregation.schema.iter().zip(types);
-    let typed = |f: &Field, t: &DataType| Arc::new(f.clone().with_data_type(t.clone()));
-    let mut fields: Vec<_> = named.map(|((q, f), t)| (q.cloned(), typed(f, t))).collect();
-    fields.push((None, Arc::new(Field::new(NOW, timestamp(), false))));
-    let schema = DFSchema::new_with_metadata(fields, Default::default())?;
     let mut outputs: Vec<Feature> = vec![];
     for (n, expr) in projection.iter().enumerate() {
         // A column keeps its own name, whatever characters it has; `lower` has refused what has none.
@@ -54,7 +75,7 @@ pub(super) fn outputs(
                 n => (Output::Aggregate(n - groups.len()), fold.aggregates[n - groups.len()].result.clone()),
             },
             _ => {
-                let c = compile(&replace_now(inner.clone())?, &schema)?;
+                let c = compile(&replace_now(inner.clone())?, schema)?;
                 let data_type = c.data_type.clone();
                 (Output::Expression(c), data_type)
             }

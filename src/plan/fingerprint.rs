@@ -35,6 +35,9 @@ pub(super) fn fingerprint(plan: &ViewPlan) -> String {
     let orders: Vec<Vec<_>> =
         plan.orders.iter().map(|o| o.iter().map(|(c, d, n)| (identity(c), *d, *n)).collect()).collect();
     hash.update(format!("{orders:?} {:?} {:?}", plan.fold, plan.entity));
+    if let Some(having) = &plan.having {
+        hash.update(format!("having {}", identity(having)));
+    }
     for feature in &plan.features {
         let output = match &feature.output {
             Output::Group(n) => format!("group {n}"),

@@ -3,7 +3,7 @@
 //! The plan as written gives the aggregates' inputs (the analyzer would cast `avg(bigint)`'s input to a double before we
 //! see it) and the projection above them; the analyzed plan gives the types of results.
 //!
-//! Invariant: only the shape joins, WHERE, GROUP BY, SELECT gets through. Neighbours: `bind` planned the query; `row`,
+//! Invariant: only the shape joins, WHERE, GROUP BY, HAVING, SELECT gets through. Neighbours: `bind` planned the query; `row`,
 //! `aggregate` and `feature` take its parts; `operator` is what comes out.
 
 use std::ops::ControlFlow;
@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{self, Query, SelectItem, SetExpr, visit_re
 
 use super::aggregate::{Inputs, kept};
 use super::bind::Catalog;
-use super::feature::outputs;
+use super::feature::{above, holding, outputs};
 use super::fingerprint::fingerprint;
 use super::operator::ViewPlan;
 use super::refusal::{LowerError, SHAPE, name_of, refuse, refuse_expr, refuse_output};
@@ -35,8 +35,8 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     refuse_expressions(&written)?;
     catalog.judge(&written)?;
     let analyzed = catalog.analyze(written.clone())?;
-    let (projection, aggregation) = top(&written)?;
-    let (_, typed) = top(&analyzed)?;
+    let Top { projection, having, aggregation } = top(&written)?;
+    let typed = top(&analyzed)?.aggregation;
 
     // Step 1. FROM and WHERE: the row, and which rows are admitted.
     let (row, conditions) = Row::below(aggregation, definitions)?;
@@ -52,10 +52,12 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
     let fold = inputs.fold(&groups, aggregates, window, view.resolution)?;
     let Inputs { values, filters, orders, .. } = inputs;
 
-    // Step 3. SELECT: the entity and the features.
+    // Step 3. HAVING and SELECT: which groups have a row, the entity, the features.
     refuse_nameless(&view.query)?;
     let joins = row.joins(&schema)?;
-    let (entity, features) = outputs(view, &groups, &fold, typed, projection)?;
+    let above = above(&groups, &fold, typed)?;
+    let having = having.map(|condition| holding(condition, &above)).transpose()?;
+    let (entity, features) = outputs(view, &groups, &fold, &above, projection)?;
     let fields: Fields = schema.fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<_>>().into();
     let mut plan = ViewPlan {
         name: view.name.clone(),
@@ -69,6 +71,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
         filters,
         orders,
         fold: Arc::new(fold),
+        having,
         entity,
         features,
         freshness: view.freshness,
@@ -174,8 +177,14 @@ fn refusal(expr: &Expr) -> Option<(String, &'static str)> {
     }
 }
 
-/// The projection and the aggregation that a feature query ends in.
-fn top(plan: &LogicalPlan) -> Result<(&[Expr], &AggregateNode), LowerError> {
+/// What a feature query ends in.
+struct Top<'a> {
+    projection: &'a [Expr],
+    having: Option<&'a Expr>,
+    aggregation: &'a AggregateNode,
+}
+
+fn top(plan: &LogicalPlan) -> Result<Top<'_>, LowerError> {
     let LogicalPlan::Projection(projection) = plan else {
         return match plan {
             LogicalPlan::Sort(_) => {
@@ -187,11 +196,12 @@ fn top(plan: &LogicalPlan) -> Result<(&[Expr], &AggregateNode), LowerError> {
             other => refuse(format!("{} is not supported yet", name_of(other)), SHAPE),
         };
     };
-    match projection.input.as_ref() {
-        LogicalPlan::Aggregate(aggregate) => Ok((&projection.expr, aggregate)),
-        LogicalPlan::Filter(f) if matches!(*f.input, LogicalPlan::Aggregate(_)) => {
-            refuse("HAVING is not supported yet", "leave it out, or use FILTER in the aggregates")
-        }
+    let (having, below) = match projection.input.as_ref() {
+        LogicalPlan::Filter(f) if matches!(*f.input, LogicalPlan::Aggregate(_)) => (Some(&f.predicate), &f.input),
+        _ => (None, &projection.input),
+    };
+    match below.as_ref() {
+        LogicalPlan::Aggregate(aggregation) => Ok(Top { projection: &projection.expr, having, aggregation }),
         LogicalPlan::Window(_) => {
             refuse("window functions (OVER) are not supported", "use FILTER with now() in an aggregate")
         }

@@ -52,6 +52,8 @@ pub struct ViewPlan {
     pub orders: Vec<Vec<(Compiled, bool, bool)>>,
     /// The rest of it.
     pub fold: Arc<FoldPlan>,
+    /// `HAVING`: a group on which it does not hold has no row. Over one row as [`Output::Expression`]'s.
+    pub having: Option<Compiled>,
     /// The entity: output name and index of the group expression.
     pub entity: Vec<(String, usize)>,
     /// The features, in the query's order.

@@ -53,6 +53,7 @@ impl<'a> Comparison<'a> {
         group: &[u8],
     ) -> Result<(), VerifyError> {
         let wanted: Vec<usize> = (0..self.plan.features.len()).collect();
+        let got = self.outputs.judge(&self.values, got.clone(), stamp.at).map_err(compute)?;
         let ours = self.outputs.one(&wanted, &self.values, &got.values, stamp.at).map_err(compute)?;
         self.values(source, stamp, &ours, told, group);
         let (was, beside) = (got.status, told.beside(group));

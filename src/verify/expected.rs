@@ -41,6 +41,8 @@ type GroupFacts = HashMap<Vec<u8>, (Option<i64>, bool)>;
 pub(super) struct Told {
     /// Features of the groups that have a row.
     pub(super) rows: HashMap<Vec<u8>, Vec<ScalarValue>>,
+    /// Groups that WHERE admits rows of, and HAVING does not hold on.
+    withheld: HashSet<Vec<u8>>,
     /// Features of compared groups that have none.
     nothing: HashMap<Vec<u8>, Vec<ScalarValue>>,
     /// Event time and "was it ever admitted": certainly, and possibly; `None`: not known.
@@ -60,10 +62,11 @@ impl Told {
         let of = |facts: &Option<GroupFacts>| facts.as_ref().map(|f| f.get(group).copied().unwrap_or(none));
         let (least, admitted) = of(&self.certain).unwrap_or(none);
         let (most, possibly) = of(&self.possible).unwrap_or((Some(i64::MAX), true));
+        let withheld = self.withheld.contains(group);
         Beside {
             present: self.rows.contains_key(group),
-            may_be_expired: possibly,
-            may_be_absent: !admitted,
+            may_be_expired: possibly && !withheld,
+            may_be_absent: !admitted || withheld,
             event_times: (least, most),
         }
     }
@@ -108,6 +111,11 @@ struct Asking<'a> {
 impl Asking<'_> {
     fn tell(&self, events: &Events, at: i64) -> Result<Told, VerifyError> {
         let rows = self.features(&self.recompute.at(events, at)?)?;
+        let mut withheld = HashSet::new();
+        if self.recompute.withholds() {
+            withheld.extend(self.features(&self.recompute.at_without_having(events, at)?)?.into_keys());
+            withheld.retain(|group| !rows.contains_key(group));
+        }
         let missing: Vec<&Vec<u8>> = self.groups.iter().filter(|g| !rows.contains_key(**g)).copied().collect();
         let mut nothing = HashMap::new();
         if !missing.is_empty() {
@@ -127,7 +135,7 @@ impl Asking<'_> {
             }
             facts
         });
-        Ok(Told { rows, nothing, certain, possible })
+        Ok(Told { rows, withheld, nothing, certain, possible })
     }
 
     fn facts(&self, events: &Events, at: i64, breadth: Breadth) -> Result<Option<GroupFacts>, VerifyError> {

@@ -18,7 +18,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, LogicalPlan, Operator, lit};
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::oracle_plan::{is_now, mentions_now};
+use super::oracle_plan::{Shape, is_now, mentions_now};
 use super::oracle_rows::{Versions, all_but, evaluate, one_zero_one_nan, query_schema, queryable, truth};
 use super::recompute::{Fallible, Inputs, Recompute, RecomputeError, Run, at_instant};
 use crate::definition::Source;
@@ -116,14 +116,14 @@ impl Recompute {
         Some((0..ways).map(way).collect())
     }
 
-    /// The SELECT of groups that have no row, by DataFusion: the aggregates over nothing. `groups`: one array per `GROUP
+    /// The SELECT of groups that have no row, by DataFusion: the aggregates over nothing, whatever HAVING says of that. `groups`: one array per `GROUP
     /// BY` expression, a line per group, each once. The outcome is as [`Recompute::at`]'s.
     ///
     /// # Errors
     /// As of [`Recompute::at`].
     pub fn over_nothing(&self, groups: &[ArrayRef], now: i64) -> Result<RecordBatch, RecomputeError> {
         self.block_on(async |recompute| {
-            let shape = recompute.shape().at(now)?;
+            let shape = Shape { having: vec![], ..recompute.shape().at(now)? };
             let run = Run { shape, state: at_instant(recompute.state(), now)?, further: vec![] };
             let (schema, none) = run.rows(&recompute.tables(&HashMap::new(), now, &HashMap::new())?).await?;
             let mut inputs = run.inputs(&schema, none)?;

@@ -131,9 +131,35 @@ impl Recompute {
     ///
     /// [`Source::row_schema`]: crate::definition::Source::row_schema
     pub fn at(&self, events: &HashMap<String, Vec<RecordBatch>>, now: i64) -> Result<RecordBatch, RecomputeError> {
+        self.answer(self.shape.clone(), events, now)
+    }
+
+    /// Does HAVING keep groups out that have rows?
+    pub fn withholds(&self) -> bool {
+        !self.shape.having.is_empty()
+    }
+
+    /// As [`Recompute::at`], for every group that WHERE admits a row of, whatever HAVING says.
+    ///
+    /// # Errors
+    /// As of [`Recompute::at`].
+    pub fn at_without_having(
+        &self,
+        events: &HashMap<String, Vec<RecordBatch>>,
+        now: i64,
+    ) -> Result<RecordBatch, RecomputeError> {
+        self.answer(Shape { having: vec![], ..self.shape.clone() }, events, now)
+    }
+
+    fn answer(
+        &self,
+        shape: Shape,
+        events: &HashMap<String, Vec<RecordBatch>>,
+        now: i64,
+    ) -> Result<RecordBatch, RecomputeError> {
         self.block_on(async |recompute| {
             let tables = recompute.tables(events, now, &HashMap::new())?;
-            let shape = recompute.shape.at(now)?;
+            let shape = shape.at(now)?;
             let run = Run { shape, state: at_instant(&recompute.state, now)?, further: vec![] };
             let (schema, rows) = run.rows(&tables).await?; // Step 1. Join, WHERE.
             let inputs = run.inputs(&schema, rows)?; // Step 2. What is grouped, without failing rows.

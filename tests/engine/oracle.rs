@@ -104,6 +104,14 @@ CREATE FEATURE VIEW by_hour AS SELECT date_trunc('hour', ts) AS hour, date_part(
   count(*) FILTER (WHERE NOT (now() - ts > INTERVAL '12 hours')) AS n_12h
 FROM events GROUP BY date_trunc('hour', ts), date_part('dow', ts);
 
+CREATE FEATURE VIEW busy AS SELECT grp, n % 2 AS odd, count(*) AS n_all, sum(x) AS sum_x, max(n) + 1 AS next,
+  last_value(s ORDER BY ts) AS last_s, count(*) FILTER (WHERE ts > now() - INTERVAL '2 hours') AS n_2h
+FROM events WHERE ts > now() - INTERVAL '12 hours' GROUP BY grp, n % 2
+HAVING count(*) FILTER (WHERE ts > now() - INTERVAL '3 hours') >= 2 AND 6 / (max(n) - 3) < 3 AND now() - max(ts) < INTERVAL '2 hours';
+
+CREATE FEATURE VIEW dear AS SELECT i.category, sum(e.x) AS sum_x, count(*) AS n_all
+FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category HAVING sum(i.price) > 10 AND i.category <> 'b';
+
 CREATE FEATURE VIEW faulty AS SELECT grp,
   sum(n * 1500000000000000000) AS products, sum(100 / n) AS shares, sum(100 / n) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS shares_6h, count(*) AS good
 FROM events GROUP BY grp;";

@@ -60,6 +60,54 @@ fn lengths_of_time_are_compared_by_their_length() {
     says(&deployment, "v", "1", "2024-01-10T23:00:00Z", &early);
 }
 
+/// A group on which HAVING does not hold has no row: it is absent, and its features are those of no rows. It is judged at
+/// the ask, so time alone lets a row come and go.
+#[test]
+fn having_decides_who_has_a_row() {
+    let views = "CREATE FEATURE VIEW v AS SELECT u, count(*) AS rows, sum(n) AS sum, max(s) AS s, coalesce(max(i), -1) AS i
+    FROM events WHERE ts > now() - INTERVAL '3 hours' GROUP BY u
+    HAVING count(*) FILTER (WHERE ts > now() - INTERVAL '1 hour') >= 2 AND 10 / sum(n) > 0;
+    CREATE FEATURE VIEW alias AS SELECT u, sum(n) AS total FROM events GROUP BY u HAVING total > 2 AND now() - max(ts) < INTERVAL '30 minutes';";
+    let rows = [
+        r#"{"u":1,"n":2,"i":7,"s":"a","ts":"2024-01-10T00:00:00Z"}"#,
+        r#"{"u":1,"n":3,"i":8,"s":"b","ts":"2024-01-10T00:30:00Z"}"#,
+        r#"{"u":2,"n":0,"i":9,"s":"c","ts":"2024-01-10T00:10:00Z"}"#,
+        r#"{"u":2,"n":0,"i":9,"s":"c","ts":"2024-01-10T00:20:00Z"}"#,
+    ];
+    let deployment = taken_in(views, &rows);
+    let nothing = [r#""status":"absent""#, r#""rows":0"#, r#""sum":null"#, r#""s":null"#, r#""i":-1"#];
+    let of_one = |at: &str, words: &[&str]| says(&deployment, "v", "1", at, words);
+    of_one("2024-01-10T00:29:59Z", &[&nothing[..], &[r#""event_time":"2024-01-10T00:00:00.000000Z""#]].concat());
+    let both = [r#""status":"present""#, r#""rows":2"#, r#""sum":5"#, r#""s":"b""#, r#""i":8"#];
+    of_one("2024-01-10T00:59:59Z", &both);
+    // The first has left the hour, and is still a row of WHERE.
+    of_one("2024-01-10T01:00:00Z", &[&nothing[..], &[r#""event_time":"2024-01-10T00:30:00.000000Z""#]].concat());
+    of_one("2024-01-10T03:30:00Z", &[r#""status":"expired""#, r#""rows":0"#]);
+    // A condition that fails does not hold.
+    says(&deployment, "v", "2", "2024-01-10T00:30:00Z", &nothing);
+    says(&deployment, "v", "3", "2024-01-10T00:30:00Z", &nothing);
+    // Another name of an aggregate means the aggregate.
+    says(&deployment, "alias", "1", "2024-01-10T00:45:00Z", &[r#""status":"present""#, r#""total":5"#]);
+    says(&deployment, "alias", "1", "2024-01-10T01:00:00Z", &[r#""status":"absent""#, r#""total":null"#]);
+    // What is asked for alone does not decide who has a row.
+    let labels =
+        "u,as_of\n1,2024-01-10T00:29:59Z\n1,2024-01-10T00:59:59Z\n1,2024-01-10T01:00:00Z\n2,2024-01-10T00:30:00Z\n";
+    deployment.write("./labels.csv", labels);
+    let (labels, out) = (deployment.path("labels.csv"), deployment.path("out.csv"));
+    let (labels, text) = (labels.to_string_lossy(), out.to_string_lossy());
+    let arguments = ["--labels", &labels, "--features", "v:sum,v:i,alias:total", "--out", &text];
+    deployment.run("history", "data", &arguments).expect(0, &[]);
+    let want = [
+        "u,as_of,sum,i,total",
+        "1,2024-01-10T00:29:59Z,,-1,",
+        "1,2024-01-10T00:59:59Z,5,8,5",
+        "1,2024-01-10T01:00:00Z,,-1,",
+        "2,2024-01-10T00:30:00Z,,-1,",
+    ];
+    let got = std::fs::read_to_string(&out).expect("it was written");
+    assert_eq!(got.lines().collect::<Vec<_>>(), want);
+}
+
 /// J5, D8: −0 is 0 and there is one NaN: decoded, computed, in lists and structs.
 #[test]
 fn there_is_one_zero_and_one_nan() {
