@@ -462,7 +462,9 @@ fn watch_live(
         let now = Clock::Machine.now();
         // The first seconds fill caches and connect.
         if published.epoch > seen && started.elapsed() > Duration::from_secs(3) {
-            for record in store.tail(LogKind::Events(0), seen, published.epoch).expect("the tail can be read") {
+            for record in
+                store.tail(LogKind::Events(store.ids().source(0)), seen, published.epoch).expect("the tail can be read")
+            {
                 for batch in record.expect("the tail can be read").batches {
                     for (column, histogram) in [("_arrival_time", &mut appended), ("_event_time", &mut sent)] {
                         let at = batch.column_by_name(column).expect("a system column");

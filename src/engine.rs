@@ -419,7 +419,7 @@ impl Node {
     }
 
     fn seal(&self) -> Result<(), EngineError> {
-        self.offline.seal(Epoch(self.store.redo_point()?))?;
+        self.offline.seal(Epoch(self.cache.published().epoch))?;
         Ok(())
     }
 

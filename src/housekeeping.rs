@@ -219,7 +219,7 @@ impl Work {
 
         // What is not written back cannot be sealed.
         if self.written.0 - self.sealed >= self.pace.seal_rows {
-            self.offline.seal(Epoch(self.store.redo_point()?))?;
+            self.offline.seal(Epoch(self.cache.published().epoch))?;
             self.sealed = self.written.0;
         }
         Ok(())

@@ -9,6 +9,7 @@
 // Shared words.
 pub mod time;
 pub mod offset;
+pub mod id;
 pub mod diagnostic;
 pub mod exact_sum;
 pub mod telemetry;

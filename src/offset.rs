@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// A topic's partitions are numbered below this: an entry keeps the number in so many bits, beside its source's rank.
+pub const PARTITIONS_MAX: i32 = 1 << 24;
+
 /// For each partition of each source (its definition's name), the next offset to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offsets(pub BTreeMap<String, BTreeMap<i32, i64>>);

@@ -271,7 +271,11 @@ impl Committer {
             for (source, batch) in &input.events {
                 self.progress.events += batch.num_rows() as u64;
                 let bytes = encode_batch(batch).map_err(|e| unencodable(&e))?;
-                commit.records.push(LogRecord { kind: LogKind::Events(*source), rows: batch.num_rows(), bytes });
+                commit.records.push(LogRecord {
+                    kind: LogKind::Events(self.store.ids().source(*source)),
+                    rows: batch.num_rows(),
+                    bytes,
+                });
             }
             commit.rejected.extend(input.rejected.iter().cloned());
             commit.offsets.merge(&input.offsets);
@@ -307,7 +311,8 @@ impl Committer {
     fn take_updates(&mut self, last: u64, commit: &mut Commit) -> Result<(), StateError> {
         let mut later = vec![];
         for updates in std::mem::take(&mut self.updates) {
-            let planned = &self.plan.views[updates.view];
+            let index = self.store.ids().view_index(updates.view).expect("updates are of views that the store knows");
+            let planned = &self.plan.views[index];
             let shape = &planned.fold.shape;
             let all = 0..u32::try_from(updates.len()).expect("batches are bounded");
             let (now, rest): (Vec<u32>, Vec<u32>) = all.partition(|n| updates.epochs[*n as usize] <= last);
@@ -316,7 +321,7 @@ impl Committer {
                 continue;
             }
             if !rest.is_empty() {
-                let mut kept = Updates { view: updates.view, worker: updates.worker, ..Updates::default() };
+                let mut kept = Updates { worker: updates.worker, ..Updates::of(updates.view) };
                 rest.iter().for_each(|n| kept.push(&updates.get(*n as usize, shape), shape));
                 later.push(kept);
             }

@@ -41,7 +41,7 @@ pub(super) fn direct<'s>(
     peers: usize,
 ) -> Result<StreamVec<'s, Time, Updates>, String> {
     let planned = &shared.plan.views[view];
-    let projector = Projector::new(view, planned).map_err(|e| e.to_string())?;
+    let projector = Projector::new(shared.cache.store().ids().view(view), planned).map_err(|e| e.to_string())?;
     let stream = shared.plan.source_index(&planned.plan.stream.name).ok_or("its stream is not planned")?;
     let shared = Arc::clone(shared);
     let name = format!("project {}", planned.plan.name);
@@ -149,7 +149,7 @@ fn project_joined<'s>(
     peers: usize,
 ) -> Result<StreamVec<'s, Time, Updates>, String> {
     let planned = &shared.plan.views[view];
-    let projector = Projector::new(view, planned).map_err(|e| e.to_string())?;
+    let projector = Projector::new(shared.cache.store().ids().view(view), planned).map_err(|e| e.to_string())?;
     let codec = join::Codec::new(Arc::clone(&planned.plan.row)).map_err(|e| e.to_string())?;
     let (shared, plan) = (Arc::clone(shared), Arc::clone(&planned.plan));
     let name = format!("project {}", plan.name);

@@ -14,7 +14,7 @@ use datafusion::common::ScalarValue;
 use rustc_hash::FxHashSet;
 
 use super::columns::decode_value;
-use super::entry::{Entry, Shape};
+use super::entry::{Entry, Origin, Shape};
 use super::tally::Tally;
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType};
@@ -104,8 +104,8 @@ pub struct Edge {
     pub order: Box<[u8]>,
     /// Then by event time,
     pub event_time: i64,
-    /// partition,
-    pub partition: i32,
+    /// stream and partition,
+    pub origin: Origin,
     /// offset
     pub offset: i64,
     /// and the value itself.
@@ -117,7 +117,7 @@ impl Edge {
     fn compare(&self, entry: &Entry<'_>, aggregate: &Aggregate, shape: &Shape) -> Ordering {
         let order = aggregate.order.map(|o| entry.bytes(shape.slots[o].0));
         let by_order = (*self.order).cmp(order.as_ref().map_or(&[][..], |o| o.as_slice()));
-        let by_place = by_order.then_with(|| (self.event_time, self.partition, self.offset).cmp(&entry.place()));
+        let by_place = by_order.then_with(|| (self.event_time, self.origin, self.offset).cmp(&entry.place()));
         by_place.then_with(|| {
             aggregate.value.map_or(Ordering::Equal, |value| self.value.compare(entry, value, shape, false))
         })
@@ -353,11 +353,11 @@ pub(super) fn is_choice(entry: &Entry<'_>, aggregate: &Aggregate, plan: &FoldPla
 /// A row as `first_value` or `last_value` keeps it.
 pub(super) fn edge_of(entry: &Entry<'_>, aggregate: &Aggregate, shape: &Shape) -> Edge {
     let order = aggregate.order.map(|o| entry.bytes(shape.slots[o].0));
-    let (event_time, partition, offset) = entry.place();
+    let (event_time, origin, offset) = entry.place();
     Edge {
         order: order.as_ref().map_or(&[][..], |o| o.as_slice()).into(),
         event_time,
-        partition,
+        origin,
         offset,
         value: aggregate.value.map_or(Held::Null, |value| Held::of(entry, value, shape, false)),
     }

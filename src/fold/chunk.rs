@@ -103,10 +103,10 @@ impl Chunk {
                 self.dead += long;
                 self.compact(shape);
             }
-            (Some(_), _) => self.words[word + PLACE] = place(entry.partition(), now),
+            (Some(_), _) => self.words[word + PLACE] = place(entry.origin(), now),
             (None, _) => {
                 let mut copy = entry.words[..shape.stride].to_vec();
-                copy[PLACE] = place(entry.partition(), times);
+                copy[PLACE] = place(entry.origin(), times);
                 entry.move_bytes(shape, &mut copy, &mut self.heap);
                 if after {
                     self.words.extend_from_slice(&copy);

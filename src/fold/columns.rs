@@ -20,9 +20,10 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
 
 use super::aggregate::{Held, float_bits};
-use super::entry::{BITS, CLOSING, Entry, Shape, Updates, hash_group, pack_bytes, place};
+use super::entry::{BITS, CLOSING, Entry, Origin, Shape, Updates, hash_group, pack_bytes, place};
 use crate::definition::timestamp;
 use crate::fold::plan::{FoldPlan, ValueType};
+use crate::id::ViewId;
 
 /// How a value of this type is kept.
 pub fn value_type(data_type: &DataType) -> ValueType {
@@ -172,11 +173,16 @@ fn decode_rows(rows: &[Option<&[u8]>], data_type: &DataType) -> Result<ArrayRef,
     converter.convert_rows(rows)?.pop().ok_or_else(|| ArrowError::ComputeError("one column was asked for".into()))
 }
 
-/// The columns of a view's updates in the log: the group's, `_hash`, system columns, then one per value.
+/// Columns of an update beside those of its group and its values.
+const SYSTEM: usize = 10;
+
+/// The columns of a view's updates in the log: `_hash`, the group's, system columns, then one per value. `_source` is the
+/// stream that a row is of.
 pub fn updates_schema(plan: &FoldPlan, groups: &[String]) -> SchemaRef {
     let mut fields = vec![Field::new("_hash", DataType::UInt64, false)];
     fields.extend(groups.iter().zip(&plan.group_types).map(|(name, t)| Field::new(name, t.clone(), true)));
     fields.push(Field::new("_event_time", timestamp(), false));
+    fields.push(Field::new("_source", DataType::Utf8, false));
     fields.push(Field::new("_partition", DataType::Int32, false));
     fields.push(Field::new("_offset", DataType::Int64, false));
     fields.push(Field::new("_counts_from", timestamp(), true));
@@ -211,7 +217,9 @@ pub fn to_batch(
     let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from_iter_values(rows.iter().map(|u| u.hash)))];
     columns.extend(converter.convert_rows(rows.iter().map(|u| parser.parse(u.group)))?);
     columns.push(time(rows.iter().map(|u| u.entry.event_time()).collect()));
-    columns.push(Arc::new(Int32Array::from_iter_values(rows.iter().map(|u| u.entry.partition()))));
+    let origins: Vec<Origin> = rows.iter().map(|u| u.entry.origin()).collect();
+    columns.push(Arc::new(StringArray::from_iter_values(origins.iter().map(|o| &plan.streams[usize::from(o.rank())]))));
+    columns.push(Arc::new(Int32Array::from_iter_values(origins.iter().map(|o| o.partition()))));
     columns.push(Arc::new(Int64Array::from_iter_values(rows.iter().map(|u| u.entry.offset()))));
     let later = rows.iter().map(|u| (u.counts_from > u.entry.event_time()).then_some(u.counts_from));
     columns.push(Arc::new(later.collect::<TimestampMicrosecondArray>()));
@@ -265,28 +273,35 @@ fn value_column(
     })
 }
 
+/// The rank of each row's stream; `None` if one is not of the view's.
+fn ranks(sources: &StringArray, plan: &FoldPlan) -> Option<Vec<u8>> {
+    let rank = |name: &str| plan.streams.iter().position(|s| s == name).and_then(|n| u8::try_from(n).ok());
+    sources.iter().map(|name| rank(name?)).collect()
+}
+
 /// What [`to_batch`] wrote, read back.
 ///
 /// # Errors
 /// A batch of another schema.
-pub fn from_batch(batch: &RecordBatch, plan: &FoldPlan) -> Result<Updates, ArrowError> {
+pub fn from_batch(view: ViewId, batch: &RecordBatch, plan: &FoldPlan) -> Result<Updates, ArrowError> {
     let groups = plan.group_types.len();
     let wrong = || ArrowError::SchemaError("not a batch of this view's updates".into());
-    if batch.num_columns() != groups + 9 + plan.values.len() {
+    if batch.num_columns() != groups + SYSTEM + plan.values.len() {
         return Err(wrong());
     }
     let columns = batch.columns();
     let rows = group_converter(plan)?.convert_columns(&columns[1..=groups])?;
     let at = |n: usize| &columns[groups + 1 + n];
     let times = |n: usize| at(n).as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(wrong);
-    let (event_time, counts_from, epoch) = (times(0)?, times(3)?, times(5)?);
-    let partition = at(1).as_primitive_opt::<Int32Type>().ok_or_else(wrong)?;
-    let offset = at(2).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
-    let closing = at(4).as_boolean_opt().ok_or_else(wrong)?;
-    let diff = at(6).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
-    let filters = at(7).as_primitive_opt::<arrow::datatypes::UInt64Type>().ok_or_else(wrong)?;
-    let encoders: Vec<_> = columns[groups + 9..].iter().map(Encoder::new).collect::<Result<_, _>>()?;
-    let mut updates = Updates::default();
+    let (event_time, counts_from, epoch) = (times(0)?, times(4)?, times(6)?);
+    let ranks = ranks(at(1).as_string_opt::<i32>().ok_or_else(wrong)?, plan).ok_or_else(wrong)?;
+    let partition = at(2).as_primitive_opt::<Int32Type>().ok_or_else(wrong)?;
+    let offset = at(3).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+    let closing = at(5).as_boolean_opt().ok_or_else(wrong)?;
+    let diff = at(7).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+    let filters = at(8).as_primitive_opt::<arrow::datatypes::UInt64Type>().ok_or_else(wrong)?;
+    let encoders: Vec<_> = columns[groups + SYSTEM..].iter().map(Encoder::new).collect::<Result<_, _>>()?;
+    let mut updates = Updates::of(view);
     let late = counts_from.null_count() < batch.num_rows();
     let closes = closing.true_count() > 0;
     for n in 0..batch.num_rows() {
@@ -307,7 +322,7 @@ pub fn from_batch(batch: &RecordBatch, plan: &FoldPlan) -> Result<Updates, Arrow
         let words = &mut updates.words;
         words.push(event_time.value(n).cast_unsigned());
         words.push(offset.value(n).cast_unsigned());
-        words.push(place(partition.value(n), diff));
+        words.push(place(Origin::new(ranks[n], partition.value(n)), diff));
         words.push(nulls | filters);
         for encoder in &encoders {
             encoder.append(n, words, &mut updates.heap);

@@ -1,7 +1,8 @@
 //! Entries and updates as words: what a fold is fed, packed so that moving it is copying memory.
 //!
-//! An entry is `[event time, offset, partition | multiplicity, bits, values…]`, each a 64-bit word. `bits` holds a null
-//! bit per value, then a bit per filter. A number is one word (a decimal two); bytes up to seven are in their word, longer
+//! An entry is `[event time, offset, origin | multiplicity, bits, values…]`, each a 64-bit word. `bits` holds a null
+//! bit per value, then a bit per filter. The origin is the rank of the row's stream among the view's own (8 bits) and the
+//! partition (24). A number is one word (a decimal two); bytes up to seven are in their word, longer
 //! ones in the heap beside it. [`Updates`] is a batch of entries with their groups and epochs.
 //!
 //! Invariants: equal bytes have one representation (short ones are always inline), so most comparisons are of words.
@@ -12,12 +13,14 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::fold::plan::{FoldPlan, ValueType};
+use crate::id::ViewId;
+use crate::offset::PARTITIONS_MAX;
 
 /// Word of the event time.
 pub const EVENT_TIME: usize = 0;
 /// Word of the offset.
 pub const OFFSET: usize = 1;
-/// Word of the partition (high half) and the multiplicity or diff (low half).
+/// Word of the origin (high half) and the multiplicity or diff (low half).
 pub const PLACE: usize = 2;
 /// Word of the null and filter bits.
 pub const BITS: usize = 3;
@@ -49,9 +52,49 @@ impl Shape {
     }
 }
 
-/// The partition and multiplicity as a word.
-pub fn place(partition: i32, multiplicity: i32) -> u64 {
-    (u64::from(partition.cast_unsigned()) << 32) | u64::from(multiplicity.cast_unsigned())
+/// Bits of an [`Origin`] that hold the partition.
+const PARTITION_BITS: u32 = PARTITIONS_MAX.trailing_zeros();
+/// A view reads so many streams at most.
+pub const STREAMS_MAX: usize = 1 << (u32::BITS - PARTITION_BITS);
+
+/// Which stream a row is of, and which partition. It sorts like the stream's name, then like the partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin(u32);
+
+impl Origin {
+    /// A partition of the stream with this rank among the view's: see [`FoldPlan::streams`].
+    ///
+    /// # Panics
+    /// If the partition is not below [`PARTITIONS_MAX`]: a source refuses such a topic before it reads it.
+    pub fn new(rank: u8, partition: i32) -> Origin {
+        assert!((0..PARTITIONS_MAX).contains(&partition), "no source has a partition {partition}");
+        Origin(u32::from(rank) << PARTITION_BITS | partition.cast_unsigned())
+    }
+
+    /// The rank of its stream.
+    pub fn rank(self) -> u8 {
+        u8::try_from(self.0 >> PARTITION_BITS).expect("eight bits are left")
+    }
+
+    /// Its partition.
+    pub fn partition(self) -> i32 {
+        (self.0 & (PARTITIONS_MAX.cast_unsigned() - 1)).cast_signed()
+    }
+
+    /// As it is stored.
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From what was stored.
+    pub(super) fn from_bits(bits: u32) -> Origin {
+        Origin(bits)
+    }
+}
+
+/// The origin and multiplicity as a word.
+pub fn place(origin: Origin, multiplicity: i32) -> u64 {
+    (u64::from(origin.0) << 32) | u64::from(multiplicity.cast_unsigned())
 }
 
 /// Packs bytes into a word, long ones by way of the heap.
@@ -116,14 +159,14 @@ impl<'a> Entry<'a> {
         self.words[OFFSET].cast_signed()
     }
 
-    /// The partition.
-    pub fn partition(&self) -> i32 {
-        ((self.words[PLACE] >> 32) as u32).cast_signed()
+    /// Its stream and partition.
+    pub fn origin(&self) -> Origin {
+        Origin((self.words[PLACE] >> 32) as u32)
     }
 
-    /// Event time, partition, offset: where its event stands.
-    pub fn place(&self) -> (i64, i32, i64) {
-        (self.event_time(), self.partition(), self.offset())
+    /// Event time, stream and partition, offset: where its event stands.
+    pub fn place(&self) -> (i64, Origin, i64) {
+        (self.event_time(), self.origin(), self.offset())
     }
 
     /// How often the row is there, or a change of that.
@@ -157,7 +200,7 @@ impl<'a> Entry<'a> {
         unpack_bytes(self.words[slot], self.heap)
     }
 
-    /// The total order of entries: event time, partition, offset, then the values. 0 only for the same identity.
+    /// The total order of entries: event time, stream, partition, offset, then the values. 0 only for the same identity.
     pub fn compare(&self, other: &Entry<'_>, shape: &Shape) -> Ordering {
         self.place().cmp(&other.place()).then_with(|| self.compare_values(other, shape))
     }
@@ -204,10 +247,10 @@ impl<'a> Entry<'a> {
 pub const CLOSING: u8 = 1;
 
 /// What the last step of one view is fed: a batch of updates, in no particular order.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Updates {
-    /// Index of the view in the plan.
-    pub view: usize,
+    /// Which version of which view.
+    pub view: ViewId,
     /// The worker that owns the groups of this batch.
     pub worker: u64,
     /// Hash of each group: which worker and which stripe owns it.
@@ -246,6 +289,22 @@ pub struct Update<'a> {
 }
 
 impl Updates {
+    /// None yet, of this view.
+    pub fn of(view: ViewId) -> Updates {
+        Updates {
+            view,
+            worker: 0,
+            hashes: vec![],
+            group_ends: vec![],
+            group_bytes: vec![],
+            epochs: vec![],
+            counts_from: vec![],
+            flags: vec![],
+            words: vec![],
+            heap: vec![],
+        }
+    }
+
     /// How many updates.
     pub fn len(&self) -> usize {
         self.epochs.len()

@@ -213,7 +213,7 @@ impl Group {
             // Rows of one place differ in what they were joined with, and may lie in two chunks.
             if let Some(best) = &best {
                 let next = chunk.entry(if last { to - 1 } else { from }, &fold.shape).place();
-                if next != (best.event_time, best.partition, best.offset) {
+                if next != (best.event_time, best.origin, best.offset) {
                     break;
                 }
             }

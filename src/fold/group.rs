@@ -410,7 +410,7 @@ pub(super) fn settle(waiting: &mut Vec<Waiting>, fold: &Fold) {
         let equal = order(a, b).is_eq();
         if equal {
             let times = a.entry().multiplicity().checked_add(b.entry().multiplicity());
-            a.words[PLACE] = place(a.entry().partition(), times.expect("a row is there fewer than 2^31 times"));
+            a.words[PLACE] = place(a.entry().origin(), times.expect("a row is there fewer than 2^31 times"));
         }
         equal
     });

@@ -10,12 +10,13 @@
 
 use super::aggregate::{Acc, Edge, Held, Total};
 use super::chunk::Chunk;
+use super::entry::Origin;
 use super::group::{Fold, Group, Header, Waiting, settle};
 use super::tally::{Run, Tally};
 use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
 
 /// Format of page and chunk rows.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 /// Set in the ids of rows that hold a run of a tally: then the total's index follows, and the run's name.
 const TALLY: u64 = 1 << 63;
@@ -237,7 +238,7 @@ fn put_held(out: &mut Vec<u8>, held: &Held) {
 fn put_edge(out: &mut Vec<u8>, edge: &Edge) {
     put_bytes(out, &edge.order);
     out.extend(edge.event_time.to_le_bytes());
-    out.extend(edge.partition.to_le_bytes());
+    out.extend(edge.origin.bits().to_le_bytes());
     out.extend(edge.offset.to_le_bytes());
     put_held(out, &edge.value);
 }
@@ -421,7 +422,7 @@ impl<'a> Reader<'a> {
         Ok(Edge {
             order: self.bytes()?.into(),
             event_time: self.int()?,
-            partition: i32::from_le_bytes(self.array()?),
+            origin: Origin::from_bits(u32::from_le_bytes(self.array()?)),
             offset: self.int()?,
             value: self.held()?,
         })

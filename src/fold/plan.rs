@@ -9,6 +9,8 @@ use arrow::datatypes::DataType;
 /// The fold that ends a view: what is kept per group and how it is evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoldPlan {
+    /// Names of the streams whose rows it takes, sorted: the place of one here is its *rank*, which stands in every entry.
+    pub streams: Vec<String>,
     /// Types of the group's columns.
     pub group_types: Vec<DataType>,
     /// How each value is kept: the plan's values first, then one `Bytes` per order.

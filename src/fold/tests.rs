@@ -2,7 +2,9 @@
 //! answer; and what is taken back leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use rand::rngs::StdRng;
@@ -10,9 +12,12 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::aggregate::Total;
-use super::entry::{Entry, Update, pack_bytes, place};
+use super::columns::{from_batch, group_converter, to_batch, updates_schema};
+use super::entry::{Entry, Origin, Update, Updates, hash_group, pack_bytes, place};
 use super::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
 use super::{Evaluation, Fold, Group, Status, Wanted, layout};
+use crate::id::ViewId;
+use crate::offset::PARTITIONS_MAX;
 
 const HORIZON: i64 = 6_000;
 
@@ -24,6 +29,7 @@ fn aggregate(function: Function, value: Option<usize>, filter: Option<usize>, wi
 /// Of rows with a number and a text by which some are ordered.
 fn fold_of(aggregates: Vec<Aggregate>, admit: Window, resolution: Option<i64>, retracts: bool) -> Fold {
     Fold::new(FoldPlan {
+        streams: vec!["clicks".into(), "views".into()],
         group_types: vec![DataType::Int64],
         values: vec![ValueType::Int, ValueType::Bytes],
         value_types: vec![DataType::Int64, DataType::Utf8],
@@ -67,9 +73,13 @@ fn fold(resolution: Option<i64>) -> Fold {
 /// Event time, offset, value (none: null), filter.
 type Row = (i64, i64, Option<i64>, bool);
 
-/// Rows of one event time come from several partitions.
+/// Rows of one event time come from several partitions of two streams.
 fn partition(row: &Row) -> i32 {
     i32::try_from(row.1.rem_euclid(3)).expect("small")
+}
+
+fn rank(row: &Row) -> u8 {
+    u8::try_from(row.1.rem_euclid(7) / 4).expect("0 or 1")
 }
 
 /// What a row is ordered by where it is not by time: longer than what fits into a word.
@@ -84,7 +94,7 @@ fn update(group: &mut Group, row: Row, diff: i32, counts_from: i64, closing: boo
     let mut heap = vec![];
     let text = pack_bytes(order(&row).as_bytes(), &mut heap);
     let word = value.unwrap_or_default().cast_unsigned();
-    let place = place(partition(&row), diff);
+    let place = place(Origin::new(rank(&row), partition(&row)), diff);
     let words = [time.cast_unsigned(), offset.cast_unsigned(), place, bits, word, text];
     let entry = Entry { words: &words, heap: &heap };
     group.apply(&Update { hash: 0, group: &[], epoch: 0, counts_from, closing, entry }, now, fold);
@@ -108,7 +118,7 @@ fn scan(rows: &[Row], now: i64, fold: &Fold) -> Vec<ScalarValue> {
         let inside = rows.iter().filter(|r| from <= age(r) && until.is_none_or(|u| age(r) < u));
         let counted = inside.filter(|r| aggregate.filter.is_none() || r.3);
         let choice = counted.clone().filter(|r| !aggregate.ignore_nulls || r.2.is_some());
-        let key = |r: &&Row| (aggregate.order.map(|_| order(r)), r.0, partition(r), r.1, r.2);
+        let key = |r: &&Row| (aggregate.order.map(|_| order(r)), r.0, rank(r), partition(r), r.1, r.2);
         let values: Vec<Option<i64>> = counted.map(|r| r.2).collect();
         let there = || values.iter().flatten();
         ScalarValue::Int64(match aggregate.function {
@@ -190,12 +200,15 @@ fn a_large_group_answers_as_a_scan_of_its_rows() {
     }
 }
 
-/// Rule 13: partition, then offset, among rows of one event time; never the order in which they came.
+/// Rule 13: the source's name, then partition, then offset, among rows of one event time; never the order in which they came.
 #[test]
-fn ties_go_by_partition_and_then_by_offset() {
-    // Offsets 5, 3, 4 are of the partitions 2, 0, 1: the greatest offset is not in the greatest partition last.
+fn ties_go_by_source_and_partition_and_then_by_offset() {
+    // (source, partition) of each: (0, 0), (1, 0), (1, 1), (0, 2). So 3 is the first and 4 the last; by offset, or by
+    // partition alone, others would be.
     let rows: [Row; 4] =
         [(10, 3, Some(3), true), (10, 6, Some(6), true), (10, 4, Some(4), true), (10, 2, Some(2), true)];
+    let origins: Vec<(u8, i32)> = rows.iter().map(|r| (rank(r), partition(r))).collect();
+    assert_eq!(origins, [(0, 0), (1, 0), (1, 1), (0, 2)]);
     for (retracts, window) in [(false, Window::ALL), (true, Window::ALL), (true, within(0, 100))] {
         let ordered = |function| Aggregate { order: Some(1), ..aggregate(function, Some(0), None, window) };
         let by_time = |function| aggregate(function, Some(0), None, window);
@@ -208,7 +221,7 @@ fn ties_go_by_partition_and_then_by_offset() {
             shuffled.iter().for_each(|row| apply(&mut group, *row, 1, 20, &fold));
             group.advance(20, &fold);
             let got: Vec<String> = group.evaluate(20, &fold).values.iter().map(ToString::to_string).collect();
-            assert_eq!(got, ["3", "2", "2"], "{window:?}, {retracts}: {shuffled:?}");
+            assert_eq!(got, ["3", "4", "2"], "{window:?}, {retracts}: {shuffled:?}");
         }
     }
 }
@@ -440,4 +453,37 @@ fn a_row_is_expired_only_once_it_was_admitted() {
         group.advance(now, &fold);
         assert_eq!(group.evaluate(now, &fold).status, want, "at {now}");
     }
+}
+
+/// Rule 25: the source is part of a row's identity, and stands in the log by its name.
+#[test]
+fn an_update_in_the_log_says_its_source() {
+    let fold = fold(None);
+    let group = group_converter(&fold.plan).expect("one number");
+    let group = group.convert_columns(&[Arc::new(Int64Array::from(vec![7]))]).expect("one row");
+    let mut updates = Updates::of(ViewId::new(3));
+    let origins = [(1, 0), (0, PARTITIONS_MAX - 1), (1, PARTITIONS_MAX - 1), (0, 0)];
+    for (n, (rank, partition)) in (0..).zip(origins) {
+        let origin = Origin::new(rank, partition);
+        assert_eq!((origin.rank(), origin.partition()), (rank, partition));
+        let words = [10, n, place(origin, 1), 0, 5, pack_bytes(b"a", &mut vec![])];
+        let entry = Entry { words: &words, heap: &[] };
+        let group = group.row(0);
+        let hash = hash_group(group.as_ref());
+        let update = Update { hash, group: group.as_ref(), epoch: 1, counts_from: 10, closing: false, entry };
+        updates.push(&update, &fold.shape);
+    }
+    let schema = updates_schema(&fold.plan, &["user".into()]);
+    let batch = to_batch(&updates, &[0, 1, 2, 3], &fold.plan, &fold.shape, &schema).expect("plain types");
+    let names: Vec<_> = batch.column_by_name("_source").expect("there").as_string::<i32>().iter().flatten().collect();
+    assert_eq!(names, ["views", "clicks", "views", "clicks"]);
+    let read = from_batch(updates.view, &batch, &fold.plan).expect("as it was written");
+    assert_eq!((read.view, &read.words, &read.hashes), (updates.view, &updates.words, &updates.hashes));
+    // In the order of names, then of partitions.
+    let mut order: Vec<usize> = (0..4).collect();
+    order.sort_by(|a, b| read.get(*a, &fold.shape).entry.compare(&read.get(*b, &fold.shape).entry, &fold.shape));
+    assert_eq!(order, [3, 1, 0, 2]);
+    // A log of other streams is no log of this view.
+    let others = FoldPlan { streams: vec!["clicks".into()], ..fold.plan.clone() };
+    assert!(from_batch(updates.view, &batch, &others).is_err());
 }

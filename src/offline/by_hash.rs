@@ -1,4 +1,5 @@
-//! A view's updates in the order of their groups' hashes, from all segments and the tail at once.
+//! A view's updates in the order of their groups' hashes, from all segments and the tail at once. Segments hold updates,
+//! or the events that they follow from.
 //!
 //! Every segment is sorted by hash, so one pass with a cursor in each brings all updates of a group together; in memory
 //! are the tail's asked updates, a batch per segment, and one group.
@@ -7,33 +8,35 @@
 //! asked for; `point_in_time` and verification walk through groups with this.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use super::segment::{Asked, SegmentRows};
 use super::{Offline, OfflineError};
 use crate::event::up_to;
-use crate::fold::columns::from_batch;
 use crate::fold::entry::Updates;
-use crate::fold::plan::FoldPlan;
 use crate::time::Epoch;
 
 /// One sorted run of updates.
 struct Cursor {
-    /// What comes after `updates`; `None`: nothing.
+    /// What comes after `parts`; `None`: nothing.
     reader: Option<SegmentRows>,
+    /// What comes after `updates`.
+    parts: VecDeque<Updates>,
     updates: Updates,
     at: usize,
 }
 
 impl Cursor {
     /// The hash it stands at; reads on where a batch has ended. `None` at the end.
-    fn hash(&mut self, plan: &FoldPlan, until: Epoch) -> Result<Option<u64>, OfflineError> {
+    fn hash(&mut self, offline: &Offline, view: usize, until: Epoch) -> Result<Option<u64>, OfflineError> {
         while self.at == self.updates.len() {
+            if let Some(part) = self.parts.pop_front() {
+                (self.updates, self.at) = (part, 0);
+                continue;
+            }
             let Some(batch) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
-            let batch = up_to(&batch?, until)?;
-            self.updates = if batch.num_rows() == 0 { Updates::default() } else { from_batch(&batch, plan)? };
-            self.at = 0;
+            self.parts = offline.updates_of(view, &up_to(&batch?, until)?)?.into();
         }
         Ok(Some(self.updates.hashes[self.at]))
     }
@@ -55,9 +58,9 @@ impl<'a> ByHash<'a> {
     /// # Errors
     /// A log that cannot be read.
     pub fn new(offline: &'a Offline, view: usize, asked: &Asked, until: Epoch) -> Result<ByHash<'a>, OfflineError> {
-        let (catalogue, tail) = offline.log(offline.updates_kind(view))?;
+        let (catalogue, tail) = offline.log(offline.store.ids().log_of(view))?;
         let shape = &offline.plan.views[view].fold.shape;
-        let mut gathered = Updates::default();
+        let mut gathered = Updates::of(offline.store.ids().view(view));
         offline.tail_updates(view, tail, until, &mut |updates| {
             for n in 0..updates.len() {
                 let update = updates.get(n, shape);
@@ -69,12 +72,13 @@ impl<'a> ByHash<'a> {
         })?;
         let mut order: Vec<(u64, u32)> = gathered.hashes.iter().copied().zip(0..).collect();
         order.sort_unstable();
-        let mut updates = Updates::default();
+        let mut updates = Updates::of(gathered.view);
         order.iter().for_each(|(_, n)| updates.push(&gathered.get(*n as usize, shape), shape));
-        let mut cursors = vec![Cursor { reader: None, updates, at: 0 }];
+        let mut cursors = vec![Cursor { reader: None, parts: VecDeque::new(), updates, at: 0 }];
         for entry in offline.updates_entries(&catalogue, view, until) {
-            if let Some(reader) = offline.segment(entry)?.updates(asked)? {
-                cursors.push(Cursor { reader: Some(reader), updates: Updates::default(), at: 0 });
+            if let Some(reader) = offline.sealed_rows(view, entry, asked)? {
+                let (parts, updates) = (VecDeque::new(), Updates::of(gathered.view));
+                cursors.push(Cursor { reader: Some(reader), parts, updates, at: 0 });
             }
         }
         let next = BinaryHeap::with_capacity(cursors.len());
@@ -84,8 +88,7 @@ impl<'a> ByHash<'a> {
     }
 
     fn place(&mut self, cursor: usize) -> Result<(), OfflineError> {
-        let plan = Arc::clone(&self.offline.plan.views[self.view].fold);
-        if let Some(hash) = self.cursors[cursor].hash(&plan.plan, self.until)? {
+        if let Some(hash) = self.cursors[cursor].hash(self.offline, self.view, self.until)? {
             self.next.push(Reverse((hash, cursor)));
         }
         Ok(())
@@ -101,14 +104,14 @@ impl<'a> ByHash<'a> {
     /// # Errors
     /// A segment that cannot be read.
     pub fn take(&mut self, hash: u64, into: &mut Updates) -> Result<(), OfflineError> {
-        *into = Updates { view: self.view, ..Updates::default() };
+        *into = Updates::of(self.offline.store.ids().view(self.view));
         let fold = Arc::clone(&self.offline.plan.views[self.view].fold);
         while let Some(&Reverse((least, n))) = self.next.peek() {
             if least > hash {
                 break;
             }
             self.next.pop();
-            while let Some(at) = self.cursors[n].hash(&fold.plan, self.until)?.filter(|h| *h <= hash) {
+            while let Some(at) = self.cursors[n].hash(self.offline, self.view, self.until)?.filter(|h| *h <= hash) {
                 let cursor = &mut self.cursors[n];
                 if at == hash {
                     into.push(&cursor.updates.get(cursor.at, &fold.shape), &fold.shape);

@@ -6,12 +6,14 @@
 //! whenever a data directory is opened. Neighbours: `seal` adds entries, `segment` reads the files, `verify` compares the
 //! digests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::OfflineError;
+use crate::id::{KeyId, SourceId, ViewId};
+use crate::state::commit::LogKind;
 use crate::state::log::SegmentRows;
 use crate::state::{StateError, Store};
 use crate::time::Epoch;
@@ -19,11 +21,13 @@ use crate::time::Epoch;
 /// What a segment is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SegmentKind {
+pub enum Content {
     /// A source's events.
-    Events,
-    /// A view's updates.
-    Updates,
+    Events(SourceId),
+    /// The updates of a view that logs them.
+    Updates(ViewId),
+    /// A stream's events, sorted by what views group them by.
+    Keyed(KeyId),
 }
 
 /// A segment in the catalogue.
@@ -31,12 +35,10 @@ pub enum SegmentKind {
 pub struct Entry {
     /// Relative to the data directory; its key in the catalogue.
     pub path: String,
-    /// Events or updates.
-    pub kind: SegmentKind,
-    /// Of which source or view.
-    pub name: String,
-    /// The view's version; 0 for events.
-    pub version: u32,
+    /// What it is of.
+    pub of: Content,
+    /// The log whose records it follows from: it is sealed with these.
+    pub log: LogKind,
     /// Its least epoch.
     pub first: u64,
     /// Its greatest epoch.
@@ -49,13 +51,13 @@ pub struct Entry {
     pub digest: String,
 }
 
-/// All segments, and up to which commit they hold the log.
+/// All segments, and up to which commit they hold each log.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     /// Oldest first.
     pub entries: Vec<Entry>,
-    /// Records of commits up to here are in segments and not in the tail.
-    pub sealed: u64,
+    /// By log: records of commits up to here are in segments and not in the tail.
+    pub sealed: BTreeMap<LogKind, u64>,
 }
 
 impl Catalogue {
@@ -87,7 +89,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// The first that does not fit.
-    pub fn check_files(&self, data_dir: &Path) -> Result<(), OfflineError> {
+    pub fn check_files(&self, data_dir: &Path, folders: &Folders) -> Result<(), OfflineError> {
         for entry in &self.entries {
             let path = data_dir.join(&entry.path);
             let found = std::fs::metadata(&path).map_err(|source| OfflineError::Io { path: path.clone(), source })?;
@@ -95,19 +97,31 @@ impl Catalogue {
                 let why = format!("it has {} bytes, the catalogue says {}", found.len(), entry.bytes);
                 return Err(OfflineError::Segment { path, why });
             }
-            if entry.last > self.sealed {
-                let why =
-                    format!("it reaches to {}, the log is sealed up to {}", Epoch(entry.last), Epoch(self.sealed));
+            let sealed = self.sealed(entry.log);
+            if entry.last > sealed {
+                let why = format!("it reaches to {}, the log is sealed up to {}", Epoch(entry.last), Epoch(sealed));
                 return Err(OfflineError::Segment { path, why });
             }
         }
         let listed = self.paths();
         for file in files(data_dir)? {
-            if !listed.contains(file.name.as_str()) && file.range.is_some_and(|(first, _)| first <= self.sealed) {
+            let is_listed = listed.contains(file.name.as_str());
+            if !is_listed && file.range.is_some() && !self.is_unsealed(&file, folders) {
                 return Err(OfflineError::Segment { path: file.path, why: "the catalogue does not list it".into() });
             }
         }
         Ok(())
+    }
+
+    /// How far a log is sealed.
+    pub fn sealed(&self, log: LogKind) -> u64 {
+        self.sealed.get(&log).copied().unwrap_or(0)
+    }
+
+    /// Is the file named like a segment of what is not sealed yet? What lies in a folder that is nobody's is not.
+    pub fn is_unsealed(&self, file: &SegmentFile, folders: &Folders) -> bool {
+        let log = file.path.parent().and_then(|folder| folders.get(folder));
+        file.range.zip(log).is_some_and(|((first, _), log)| first > self.sealed(*log))
     }
 
     /// The files that it lists.
@@ -115,17 +129,14 @@ impl Catalogue {
         self.entries.iter().map(|e| e.path.as_str()).collect()
     }
 
-    /// The segments of one source.
-    pub fn events<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().filter(move |e| e.kind == SegmentKind::Events && e.name == source)
-    }
-
-    /// The segments of one version of a view.
-    pub fn updates<'a>(&'a self, view: &'a str, version: u32) -> impl Iterator<Item = &'a Entry> {
-        let wanted = move |e: &&Entry| e.kind == SegmentKind::Updates && e.name == view && e.version == version;
-        self.entries.iter().filter(wanted)
+    /// The segments of a source, a view or a key.
+    pub fn of_content(&self, content: Content) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |e| e.of == content)
     }
 }
+
+/// Of each folder of segments, whole, the log that they are sealed with.
+pub type Folders = HashMap<PathBuf, LogKind>;
 
 /// A file under `segments/`.
 pub struct SegmentFile {
@@ -180,6 +191,15 @@ pub fn events_dir(source: &str) -> PathBuf {
 pub fn updates_dir(view: &str, version: u32) -> PathBuf {
     Path::new("segments").join("updates").join(file_name(view)).join(format!("v{version}"))
 }
+
+/// Directory of a stream's events sorted by a key; `name`: what people know the key by, which may be long.
+pub fn keyed_dir(stream: &str, name: &str, key: KeyId) -> PathBuf {
+    let name: String = file_name(name).chars().take(NAME_MAX).collect();
+    Path::new("segments").join("keyed").join(file_name(stream)).join(format!("{name}-k{key}"))
+}
+
+/// Characters of a key's name in its directory.
+const NAME_MAX: usize = 80;
 
 /// A name as a directory: what file systems may not take is written as `%` and two digits, so names stay apart.
 fn file_name(name: &str) -> String {

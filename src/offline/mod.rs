@@ -1,7 +1,7 @@
 //! The offline log: all events and all updates, segments and tail together, and the answers they give.
 //!
-//! A view over a stream alone does not log its updates: they are a projection of the events, made again when the events
-//! are sealed, and for the tail whenever it is read.
+//! A view over a stream alone has no updates of its own: they are a projection of the events, made again whenever they are
+//! read. Sealed events are there twice: in the order of epochs, and once per key that views group them by (`keyed`).
 //!
 //! Invariants: what is read as of an epoch is exactly the log up to it, however much of it has been sealed meanwhile.
 //! Neighbours: `state::log` holds the tail, `segment` reads and `seal` writes the rest; `point_in_time` joins labels with
@@ -11,6 +11,7 @@ pub mod blocks;
 pub mod by_hash;
 pub mod catalogue;
 pub mod history;
+mod keyed;
 pub mod labels;
 pub mod point_in_time;
 pub mod seal;
@@ -38,8 +39,9 @@ use crate::state::commit::LogKind;
 use crate::state::log::Tail;
 use crate::state::{StateError, Store};
 use crate::time::{Ask, Epoch};
-use catalogue::{Catalogue, Entry};
-use segment::{Asked, Segment};
+use catalogue::{Catalogue, Content, Entry, Folders, events_dir, keyed_dir, updates_dir};
+use keyed::Reading;
+use segment::{Asked, Segment, SegmentRows};
 
 pub use history::{History, HistoryError, HistoryRequest};
 pub use point_in_time::Mode;
@@ -91,8 +93,12 @@ pub struct Offline {
     plan: Arc<Plan>,
     store: Arc<Store>,
     projectors: Vec<Projector>,
+    /// By view: how it reads its copy of the events; `None` if it has updates.
+    readings: Vec<Option<Reading>>,
     /// The commits read so far.
     commits: Mutex<Arc<Timeline>>,
+    /// Where segments lie.
+    folders: Folders,
     /// Footers, by path.
     open: Mutex<HashMap<String, Arc<Segment>>>,
     /// Held by whoever seals.
@@ -105,11 +111,14 @@ impl Offline {
     /// # Errors
     /// Segments that are not as the catalogue says; types without a row format.
     pub fn new(plan: Arc<Plan>, store: Arc<Store>) -> Result<Offline, OfflineError> {
-        Catalogue::read(&store)?.check_files(store.dir())?;
-        let projectors = plan.views.iter().enumerate().map(|(n, v)| Projector::new(n, v));
+        let folders = folders(&plan, &store);
+        Catalogue::read(&store)?.check_files(store.dir(), &folders)?;
+        let projectors = plan.views.iter().enumerate().map(|(n, v)| Projector::new(store.ids().view(n), v));
         let projectors = projectors.collect::<Result<_, _>>()?;
+        let readings = plan.views.iter().map(|v| v.key.map(|_| Reading::of(&v.plan)).transpose());
+        let readings = readings.collect::<Result<_, _>>()?;
         let (commits, open, sealing) = Default::default();
-        Ok(Offline { plan, store, projectors, commits, open, sealing })
+        Ok(Offline { plan, store, projectors, readings, commits, folders, open, sealing })
     }
 
     /// The plan.
@@ -151,8 +160,9 @@ impl Offline {
         until: Epoch,
         take: &mut dyn FnMut(RecordBatch) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let (catalogue, tail) = self.log(LogKind::Events(source))?;
-        for entry in catalogue.events(&self.plan.sources[source].name).filter(|e| e.first <= until.0) {
+        let id = self.store.ids().source(source);
+        let (catalogue, tail) = self.log(LogKind::Events(id))?;
+        for entry in catalogue.of_content(Content::Events(id)).filter(|e| e.first <= until.0) {
             for batch in self.segment(entry)?.rows()? {
                 let batch = if entry.last <= until.0 { batch? } else { up_to(&batch?, until)? };
                 if batch.num_rows() > 0 {
@@ -174,11 +184,11 @@ impl Offline {
         until: Epoch,
         take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
     ) -> Result<(), OfflineError> {
-        let (catalogue, tail) = self.log(self.updates_kind(view))?;
+        let (catalogue, tail) = self.log(self.store.ids().log_of(view))?;
         for entry in self.updates_entries(&catalogue, view, until) {
-            let Some(batches) = self.segment(entry)?.updates(asked)? else { continue };
+            let Some(batches) = self.sealed_rows(view, entry, asked)? else { continue };
             for batch in batches {
-                self.take_updates(view, up_to(&batch?, until)?, take)?;
+                self.updates_of(view, &up_to(&batch?, until)?)?.into_iter().try_for_each(&mut *take)?;
             }
         }
         self.tail_updates(view, tail, until, take)
@@ -232,42 +242,39 @@ impl Offline {
     }
 
     /// The catalogue, and the tail that goes with it: together the log of one moment.
-    fn log(&self, kind: LogKind) -> Result<(Catalogue, Tail<'_>), OfflineError> {
-        let (segments, tail) = self.store.whole_log(kind)?;
+    fn log(&self, log: LogKind) -> Result<(Catalogue, Tail<'_>), OfflineError> {
+        let (segments, tail) = self.store.whole_log(log)?;
         Ok((Catalogue::of(segments)?, tail))
     }
 
-    /// What a view's updates are read from in the tail.
-    fn updates_kind(&self, view: usize) -> LogKind {
-        let planned = &self.plan.views[view];
-        if planned.logs_updates() {
-            return LogKind::Updates(view);
-        }
-        LogKind::Events(
-            self.plan.source_index(&planned.plan.stream.name).expect("a view's stream is one of the plan's sources"),
-        )
-    }
-
+    /// The segments that a view's updates are read from.
     fn updates_entries<'a>(
         &'a self,
         catalogue: &'a Catalogue,
         view: usize,
         until: Epoch,
     ) -> impl Iterator<Item = &'a Entry> {
-        let planned = &self.plan.views[view];
-        catalogue.updates(&planned.plan.name, planned.version).filter(move |e| e.first <= until.0)
+        let ids = self.store.ids();
+        let content = match self.plan.views[view].key {
+            Some(key) => Content::Keyed(ids.key(key)),
+            None => Content::Updates(ids.view(view)),
+        };
+        catalogue.of_content(content).filter(move |e| e.first <= until.0)
     }
 
-    fn take_updates(
-        &self,
-        view: usize,
-        batch: RecordBatch,
-        take: &mut dyn FnMut(Updates) -> Result<(), OfflineError>,
-    ) -> Result<(), OfflineError> {
-        if batch.num_rows() == 0 {
-            return Ok(());
+    /// The rows of such a segment of the asked groups, in the order of hashes; `None` if there are none.
+    fn sealed_rows(&self, view: usize, entry: &Entry, asked: &Asked) -> Result<Option<SegmentRows>, OfflineError> {
+        let columns = self.readings[view].as_ref().map(|reading| reading.columns.as_slice());
+        self.segment(entry)?.by_hash(asked, columns)
+    }
+
+    /// The updates that such rows are, in the order of hashes.
+    fn updates_of(&self, view: usize, batch: &RecordBatch) -> Result<Vec<Updates>, OfflineError> {
+        match &self.readings[view] {
+            _ if batch.num_rows() == 0 => Ok(vec![]),
+            Some(reading) => reading.updates(&self.projectors[view], batch),
+            None => Ok(vec![from_batch(self.store.ids().view(view), batch, &self.plan.views[view].fold.plan)?]),
         }
-        take(Updates { view, ..from_batch(&batch, &self.plan.views[view].fold.plan)? })
     }
 
     fn tail_updates(
@@ -279,10 +286,7 @@ impl Offline {
     ) -> Result<(), OfflineError> {
         let logged = self.plan.views[view].logs_updates();
         tail_batches(tail, until, &mut |batch| {
-            if logged {
-                return self.take_updates(view, batch, take);
-            }
-            let updates = self.project_events(view, &batch)?;
+            let updates = if logged { self.updates_of(view, &batch)? } else { self.project_events(view, &batch)? };
             updates.into_iter().filter(|u| !u.is_empty()).try_for_each(&mut *take)
         })
     }
@@ -300,6 +304,20 @@ impl Offline {
         open.insert(entry.path.clone(), Arc::clone(&segment));
         Ok(segment)
     }
+}
+
+/// Where segments lie, and the log that each folder is sealed with.
+fn folders(plan: &Plan, store: &Store) -> Folders {
+    let (ids, dir) = (store.ids(), store.dir());
+    let events =
+        plan.sources.iter().enumerate().map(|(n, s)| (dir.join(events_dir(&s.name)), LogKind::Events(ids.source(n))));
+    let updates = plan.views.iter().enumerate().filter(|(_, v)| v.logs_updates());
+    let updates = updates.map(|(n, v)| (dir.join(updates_dir(&v.plan.name, v.version)), ids.log_of(n)));
+    let keyed = plan.keys.iter().enumerate().map(|(n, k)| {
+        let stream = plan.source_index(&k.stream.name).expect("a key's stream is one of the plan's sources");
+        (dir.join(keyed_dir(&k.stream.name, &k.name(), ids.key(n))), LogKind::Events(ids.source(stream)))
+    });
+    events.chain(updates).chain(keyed).collect()
 }
 
 /// The tail's rows with epoch <= `until`, in batches of some size.

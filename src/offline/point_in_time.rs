@@ -72,7 +72,7 @@ pub fn join(
     let mut asked: Vec<u64> = order.iter().map(|(hash, _)| *hash).collect();
     asked.dedup();
     let mut walk = ByHash::new(offline, view, &Some(Arc::from(asked)), timeline.last())?;
-    let mut updates = Updates::default();
+    let mut updates = Updates::of(offline.store.ids().view(view));
     for same_hash in order.chunk_by(|a, b| a.0 == b.0) {
         walk.take(same_hash[0].0, &mut updates)?;
         for same_group in same_hash.chunk_by(|a, b| labels.groups[a.1 as usize] == labels.groups[b.1 as usize]) {

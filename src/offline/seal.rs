@@ -1,16 +1,18 @@
 //! Sealing: the tail's older records become Parquet, and leave the tail in the batch that adds the files.
 //!
-//! Events are written sorted by (epoch, partition, offset); every view's updates, those made again from the events among
-//! them, by (hash, group, event time, partition, offset, epoch), so that a group's rows stand together.
+//! Events are written sorted by (epoch, partition, offset), and again for each key that views group them by, by (hash,
+//! event time, partition, offset): see `keyed`. The updates of views that log them are sorted by (hash, group, event time,
+//! source, partition, offset, epoch). So a group's rows stand together.
 //!
 //! A file is written under another name, synced, renamed, and only then put into the catalogue. A crash before that leaves
 //! files that nobody knows; the next sealing removes them.
 //!
 //! Invariants: segments and tail together are the log, at every moment; what is sealed is in written-back pages (asserted
-//! in [`Offline::seal`]); in memory are at most about two million updates, or a gigabyte of them, and of events a gigabyte
+//! in [`Store::seal`](crate::state::Store::seal)); in memory are at most about a million updates, or 256 MB of them, and of events a gigabyte
 //! twice, while they are sorted.
 //! Neighbours: `segment` reads the files, `catalogue` lists them, `state::log` takes the records out of the tail.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::schema::types::ColumnPath;
 
 use super::blocks::{Blocks, Hashing};
-use super::catalogue::{Catalogue, Entry, SegmentKind, events_dir, files, updates_dir};
-use super::{Offline, OfflineError, slice_bytes};
+use super::catalogue::{Catalogue, Content, Entry, events_dir, files, keyed_dir, updates_dir};
+use super::{Offline, OfflineError, keyed, slice_bytes};
+use crate::event::EventBatch;
 use crate::fold::columns::{from_batch, to_batch, updates_schema};
 use crate::fold::entry::{Update, Updates};
 use crate::plan::PlannedView;
@@ -38,16 +41,12 @@ use crate::time::Epoch;
 
 /// Rows of a file.
 const FILE_ROWS: usize = 1 << 20;
-/// Rows of a row group of updates: the grain at which groups are skipped.
+/// Rows of a row group: the grain at which groups are skipped.
 const GROUP_ROWS: usize = 1 << 16;
 /// Bytes gathered at which a file is written before it has all its rows.
 const FILE_BYTES: usize = 256 << 20;
 /// Bytes gathered at which a file is written even within a commit: a column of text holds less than two gigabytes.
 const PART_BYTES: usize = 1 << 30;
-/// Updates in memory, over all views, at which the largest part is written.
-const PENDING_ROWS: usize = 2 << 20;
-/// Rows evaluated at once.
-const SLICE: usize = 8192;
 
 /// Extension of a file that is being written.
 const UNFINISHED: &str = "tmp";
@@ -61,35 +60,47 @@ pub struct SealSummary {
     pub events: u64,
     /// Updates in them.
     pub updates: u64,
+    /// Events in them once more, sorted by keys.
+    pub keyed: u64,
     /// Their size.
     pub bytes: u64,
 }
 
 impl Offline {
-    /// Moves the records of all commits up to `until` from the tail into segments. `until` is the last epoch of a
-    /// commit and not above the redo point. Only one sealing runs at a time; readers are not held up.
+    /// Moves the records of all commits up to `until`, the last epoch of one, from the tail into segments: those of each
+    /// log as far as pages hold it, see [`Store::sealable`](crate::state::Store::sealable). Only one sealing runs at a
+    /// time; readers are not held up.
     ///
     /// # Errors
     /// A full disk, or a log that cannot be read; then the tail is as it was.
-    ///
-    /// # Panics
-    /// If `until` is above the redo point: a restart redoes the tail, and would not find what it lacks.
     pub fn seal(&self, until: Epoch) -> Result<SealSummary, OfflineError> {
         let _one = self.sealing.lock();
-        let redo = self.store.redo_point()?;
-        assert!(until.0 <= redo, "sealing up to {until}, pages hold the log up to {}", Epoch(redo));
         let catalogue = Catalogue::read(&self.store)?;
-        if until.0 <= catalogue.sealed {
+        let ids = self.store.ids();
+        let mut ends: Vec<(LogKind, u64)> = vec![];
+        for log in ids.logs() {
+            let end = self.store.sealable(log)?.min(until.0);
+            if end > catalogue.sealed(log) {
+                ends.push((log, end));
+            }
+        }
+        if ends.is_empty() {
             return Ok(SealSummary::default());
         }
-        remove_leftovers(self.store.dir(), &catalogue)?;
-        let pending = self.plan.views.iter().map(|_| Updates::default()).collect();
-        let mut sealer = Sealer { offline: self, entries: vec![], blocks: vec![], pending };
-        for source in 0..self.plan.sources.len() {
-            sealer.source(source, catalogue.sealed, until)?;
-        }
-        for view in (0..self.plan.views.len()).filter(|v| self.plan.views[*v].logs_updates()) {
-            sealer.logged_updates(view, catalogue.sealed, until)?;
+        self.remove_leftovers(&catalogue)?;
+        let mut sealer = Sealer { offline: self, entries: vec![], blocks: vec![] };
+        for &(log, end) in &ends {
+            let range = (catalogue.sealed(log), end);
+            match log {
+                LogKind::Events(id) => {
+                    let source = (0..self.plan.sources.len()).find(|n| ids.source(*n) == id);
+                    sealer.source(source.expect("the plan has all logs that there are"), range)?;
+                }
+                LogKind::Updates(id) => {
+                    let view = ids.view_index(id).expect("the plan has all logs that there are");
+                    sealer.logged_updates(view, range)?;
+                }
+            }
         }
         let entries = sealer.entries;
         let new = |(entry, blocks): (&Entry, &Blocks)| NewSegment {
@@ -98,12 +109,13 @@ impl Offline {
             blocks: blocks.to_bytes(),
         };
         let rows: Vec<NewSegment> = entries.iter().zip(&sealer.blocks).map(new).collect();
-        self.store.seal(&rows, until.0, self.plan.sources.len(), self.plan.views.len())?;
-        let sum = |kind| entries.iter().filter(|e| e.kind == kind).map(|e| e.rows).sum();
+        self.store.seal(&rows, &ends)?;
+        let sum = |is: fn(&Content) -> bool| entries.iter().filter(|e| is(&e.of)).map(|e| e.rows).sum();
         Ok(SealSummary {
             segments: entries.len() as u64,
-            events: sum(SegmentKind::Events),
-            updates: sum(SegmentKind::Updates),
+            events: sum(|of| matches!(of, Content::Events(_))),
+            updates: sum(|of| matches!(of, Content::Updates(_))),
+            keyed: sum(|of| matches!(of, Content::Keyed(_))),
             bytes: entries.iter().map(|e| e.bytes).sum(),
         })
     }
@@ -118,25 +130,63 @@ impl Offline {
         for entry in &catalogue.entries {
             self.segment(entry)?.check()?;
         }
-        let mut expected = vec![0; self.plan.sources.len()];
+        let mut expected: BTreeMap<LogKind, u64> = BTreeMap::new();
         for commit in self.store.commits() {
             let commit = commit?;
-            if commit.last > catalogue.sealed {
-                break;
-            }
-            for (source, rows) in expected.iter_mut().enumerate() {
-                *rows += self.store.rows_of(&commit, LogKind::Events(source));
+            for record in &commit.records {
+                if commit.last <= catalogue.sealed(record.log) {
+                    *expected.entry(record.log).or_default() += record.rows;
+                }
             }
         }
-        for (source, want) in self.plan.sources.iter().zip(expected) {
-            let found: u64 = catalogue.events(&source.name).map(|e| e.rows).sum();
+        for log in self.store.ids().logs() {
+            let content = match log {
+                LogKind::Events(source) => Content::Events(source),
+                LogKind::Updates(view) => Content::Updates(view),
+            };
+            let found: u64 = catalogue.of_content(content).map(|e| e.rows).sum();
+            let want = expected.get(&log).copied().unwrap_or(0);
             if found != want {
-                let what = format!("the events log of `{}`", source.name);
-                let why = format!("its segments hold {found} events, the commits say {want}");
+                let why = format!("its segments hold {found} rows, the commits say {want}");
+                return Err(StateError::Damaged { what: self.name_of(log), why }.into());
+            }
+        }
+        // How many events are in no group at all nobody has written down; but no copy has more than there are.
+        for (n, key) in self.plan.keys.iter().enumerate() {
+            let stream = self.plan.source_index(&key.stream.name).expect("a key's stream is one of the plan's sources");
+            let most = expected.get(&LogKind::Events(self.store.ids().source(stream))).copied().unwrap_or(0);
+            let found: u64 = catalogue.of_content(Content::Keyed(self.store.ids().key(n))).map(|e| e.rows).sum();
+            if found > most {
+                let what = format!("the events of `{}` by {}", key.stream.name, key.name());
+                let why = format!("its segments hold {found} rows, there are {most} events");
                 return Err(StateError::Damaged { what, why }.into());
             }
         }
         Ok(catalogue.entries.len() as u64)
+    }
+
+    /// A log for people.
+    fn name_of(&self, log: LogKind) -> String {
+        let ids = self.store.ids();
+        let source = self.plan.sources.iter().enumerate().find(|(n, _)| LogKind::Events(ids.source(*n)) == log);
+        let view = self.plan.views.iter().enumerate().find(|(n, _)| LogKind::Updates(ids.view(*n)) == log);
+        match (source, view) {
+            (Some((_, source)), _) => format!("the events log of `{}`", source.name),
+            (_, Some((_, view))) => format!("the updates log of `{}`", view.plan.name),
+            (None, None) => format!("the log {log}"),
+        }
+    }
+
+    /// Removes what an interrupted sealing left: files of what is not sealed yet, and unfinished ones.
+    fn remove_leftovers(&self, catalogue: &Catalogue) -> Result<(), OfflineError> {
+        let listed = catalogue.paths();
+        for file in files(self.store.dir())?.into_iter().filter(|f| !listed.contains(f.name.as_str())) {
+            let is_unfinished = file.path.extension().is_some_and(|e| e == UNFINISHED);
+            if is_unfinished || catalogue.is_unsealed(&file, &self.folders) {
+                std::fs::remove_file(&file.path).map_err(|source| OfflineError::Io { path: file.path, source })?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -146,34 +196,29 @@ struct Sealer<'a> {
     entries: Vec<Entry>,
     /// The digests of their blocks.
     blocks: Vec<Blocks>,
-    /// Updates that wait to fill a file, by view.
-    pending: Vec<Updates>,
 }
 
 /// What a file is of, and how it is written.
 struct Target {
-    kind: SegmentKind,
-    name: String,
-    version: u32,
+    of: Content,
+    log: LogKind,
     dir: PathBuf,
     schema: SchemaRef,
 }
 
 impl Sealer<'_> {
-    /// One source's events, and the updates of the views that are fed straight from it.
-    fn source(&mut self, source: usize, after: u64, until: Epoch) -> Result<(), OfflineError> {
-        let name = &self.offline.plan.sources[source].name;
-        let fed = |v: &PlannedView| !v.logs_updates() && v.plan.stream.name == *name;
-        let views: Vec<usize> = (0..).zip(&self.offline.plan.views).filter(|(_, v)| fed(v)).map(|(n, _)| n).collect();
+    /// One source's events, and a copy of them per key.
+    fn source(&mut self, source: usize, (after, until): (u64, u64)) -> Result<(), OfflineError> {
+        let log = LogKind::Events(self.offline.store.ids().source(source));
         let (mut batches, mut rows, mut bytes, mut last) = (vec![], 0, 0, 0);
-        for record in self.offline.store.tail(LogKind::Events(source), after, until.0)? {
+        for record in self.offline.store.tail(log, after, until)? {
             let record = record?;
             // Files end where commits end, so that their epochs do not overlap; but a commit may be larger than what can
             // be in memory at once: a whole table is one.
             let ends = (rows >= FILE_ROWS || bytes >= FILE_BYTES) && record.last != last;
             let more: usize = record.batches.iter().map(slice_bytes).sum();
             if ends || bytes > 0 && bytes + more >= PART_BYTES {
-                self.events(source, &views, std::mem::take(&mut batches))?;
+                self.events(source, std::mem::take(&mut batches))?;
                 (rows, bytes) = (0, 0);
             }
             last = record.last;
@@ -181,79 +226,74 @@ impl Sealer<'_> {
             rows += record.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
             batches.extend(record.batches);
         }
-        self.events(source, &views, batches)?;
-        views.iter().try_for_each(|view| self.write_updates(*view))
+        self.events(source, batches)
     }
 
-    fn events(&mut self, source: usize, views: &[usize], batches: Vec<RecordBatch>) -> Result<(), OfflineError> {
+    fn events(&mut self, source: usize, batches: Vec<RecordBatch>) -> Result<(), OfflineError> {
         let Some(first) = batches.first() else { return Ok(()) };
         let schema = first.schema();
         let rows = concat_batches(&schema, &batches)?;
         drop(batches);
         let rows = in_order(rows)?;
-        let name = self.offline.plan.sources[source].name.clone();
-        let dir = events_dir(&name);
-        let target = Target { kind: SegmentKind::Events, name, version: 0, dir, schema };
+        let id = self.offline.store.ids().source(source);
+        let dir = events_dir(&self.offline.plan.sources[source].name);
+        let target = Target { of: Content::Events(id), log: LogKind::Events(id), dir, schema };
         for from in (0..rows.num_rows()).step_by(FILE_ROWS) {
             let file = rows.slice(from, FILE_ROWS.min(rows.num_rows() - from));
-            let epochs = epochs(&file)?;
-            let (Some(first), Some(last)) = (epochs.iter().min(), epochs.iter().max()) else { continue };
-            let range = (first.cast_unsigned(), last.cast_unsigned());
+            let Some(range) = range(epochs(&file)?.iter().copied()) else { continue };
             self.write(&target, range, &mut std::iter::once(Ok(file.clone())))?;
         }
-        for from in (0..rows.num_rows()).step_by(SLICE) {
-            let slice = rows.slice(from, SLICE.min(rows.num_rows() - from));
-            for &view in views {
-                let updates = self.offline.project_events(view, &slice)?;
-                updates.iter().try_for_each(|updates| self.gather(view, updates))?;
-            }
+        let name = &self.offline.plan.sources[source].name;
+        let keys = self.offline.plan.keys.iter().enumerate().filter(|(_, key)| key.stream.name == *name);
+        let keys: Vec<usize> = keys.map(|(n, _)| n).collect();
+        keys.into_iter().try_for_each(|key| self.keyed(source, key, &rows))
+    }
+
+    /// Events once more, in the order of a key's groups.
+    fn keyed(&mut self, source: usize, key: usize, rows: &RecordBatch) -> Result<(), OfflineError> {
+        let (ids, key_id) = (self.offline.store.ids(), self.offline.store.ids().key(key));
+        let key = &self.offline.plan.keys[key];
+        let (dir, schema) = (keyed_dir(&key.stream.name, &key.name(), key_id), keyed::schema(&key.stream));
+        let target = Target { of: Content::Keyed(key_id), log: LogKind::Events(ids.source(source)), dir, schema };
+        let order = keyed::order(key, &EventBatch::new(rows.clone())?)?;
+        let epochs = epochs(rows)?;
+        for file in order.chunks(FILE_ROWS) {
+            let Some(range) = range(file.iter().map(|(_, row)| epochs[*row as usize])) else { continue };
+            let mut parts = file.chunks(GROUP_ROWS).map(|part| keyed::rows(rows, part, &target.schema));
+            self.write(&target, range, &mut parts)?;
         }
         Ok(())
     }
 
     /// The updates that a joined view's commits logged.
-    fn logged_updates(&mut self, view: usize, after: u64, until: Epoch) -> Result<(), OfflineError> {
+    fn logged_updates(&mut self, view: usize, (after, until): (u64, u64)) -> Result<(), OfflineError> {
         let fold = &self.offline.plan.views[view].fold;
-        for record in self.offline.store.tail(LogKind::Updates(view), after, until.0)? {
+        let id = self.offline.store.ids().view(view);
+        let mut pending = Updates::of(id);
+        for record in self.offline.store.tail(LogKind::Updates(id), after, until)? {
             for batch in record?.batches {
-                self.gather(view, &from_batch(&batch, &fold.plan)?)?;
+                let updates = from_batch(id, &batch, &fold.plan)?;
+                (0..updates.len()).for_each(|n| pending.push(&updates.get(n, &fold.shape), &fold.shape));
+                if pending.len() >= FILE_ROWS || long_bytes(&pending) >= FILE_BYTES {
+                    self.write_updates(view, &std::mem::replace(&mut pending, Updates::of(id)))?;
+                }
             }
         }
-        self.write_updates(view)
+        self.write_updates(view, &pending)
     }
 
-    fn gather(&mut self, view: usize, updates: &Updates) -> Result<(), OfflineError> {
-        let shape = &self.offline.plan.views[view].fold.shape;
-        let pending = &mut self.pending[view];
-        (0..updates.len()).for_each(|n| pending.push(&updates.get(n, shape), shape));
-        if pending.len() >= FILE_ROWS || long_bytes(pending) >= FILE_BYTES {
-            return self.write_updates(view);
-        }
-        let largest = |size: fn(&Updates) -> usize, most: usize| {
-            let sizes = || self.pending.iter().map(size);
-            (sizes().sum::<usize>() >= most).then(|| sizes().enumerate().max_by_key(|(_, size)| *size)).flatten()
-        };
-        if let Some((view, _)) = largest(Updates::len, PENDING_ROWS).or_else(|| largest(long_bytes, PART_BYTES)) {
-            return self.write_updates(view);
-        }
-        Ok(())
-    }
-
-    fn write_updates(&mut self, view: usize) -> Result<(), OfflineError> {
-        let updates = std::mem::take(&mut self.pending[view]);
-        let (Some(first), Some(last)) = (updates.epochs.iter().min(), updates.epochs.iter().max()) else {
-            return Ok(());
-        };
+    fn write_updates(&mut self, view: usize, updates: &Updates) -> Result<(), OfflineError> {
+        let Some(range) = range(updates.epochs.iter().copied()) else { return Ok(()) };
+        let (id, log) = (updates.view, self.offline.store.ids().log_of(view));
         let planned = &self.offline.plan.views[view];
         let fold = &planned.fold;
         let names: Vec<String> = planned.plan.groups.iter().map(|(name, _)| name.clone()).collect();
-        let (name, version) = (planned.plan.name.clone(), planned.version);
-        let (dir, schema) = (updates_dir(&name, version), updates_schema(&fold.plan, &names));
-        let target = Target { kind: SegmentKind::Updates, name, version, dir, schema };
-        let order = by_group(&updates, planned);
+        let (dir, schema) = (updates_dir(&planned.plan.name, planned.version), updates_schema(&fold.plan, &names));
+        let target = Target { of: Content::Updates(id), log, dir, schema };
+        let order = by_group(updates, planned);
         let mut parts =
-            order.chunks(GROUP_ROWS).map(|part| to_batch(&updates, part, &fold.plan, &fold.shape, &target.schema));
-        self.write(&target, (*first, *last), &mut parts)
+            order.chunks(GROUP_ROWS).map(|part| to_batch(updates, part, &fold.plan, &fold.shape, &target.schema));
+        self.write(&target, range, &mut parts)
     }
 
     /// Writes one file; it is not in the catalogue yet.
@@ -279,7 +319,7 @@ impl Sealer<'_> {
             |e: parquet::errors::ParquetError| OfflineError::Segment { path: whole.clone(), why: e.to_string() };
         let file = File::create(&unfinished).map_err(io)?;
         let file = Hashing::new(file);
-        let mut writer = ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.kind)))
+        let mut writer = ArrowWriter::try_new(file, SchemaRef::clone(&target.schema), Some(properties(target.of)))
             .map_err(failed)?;
         let mut rows = 0;
         for batch in batches {
@@ -292,16 +332,15 @@ impl Sealer<'_> {
         faults.sync_file(&file, &unfinished).map_err(io)?;
         faults.rename(&unfinished, &whole).map_err(io)?;
         sync_dir(faults, &data_dir.join(&target.dir))?;
-        let (kind, name, version) = (target.kind, target.name.clone(), target.version);
         let (digest, bytes) = (blocks.digest(), blocks.bytes());
-        self.entries.push(Entry { path, kind, name, version, first, last, rows, bytes, digest });
+        self.entries.push(Entry { path, of: target.of, log: target.log, first, last, rows, bytes, digest });
         self.blocks.push(blocks);
         Ok(())
     }
 }
 
 /// How a file is written. Rising numbers are kept as differences; hashes get a statistic by page, too.
-fn properties(kind: SegmentKind) -> WriterProperties {
+fn properties(of: Content) -> WriterProperties {
     let zstd = Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a level"));
     let rising = |builder: WriterPropertiesBuilder, name: &str| {
         let column = ColumnPath::from(name);
@@ -315,9 +354,10 @@ fn properties(kind: SegmentKind) -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(GROUP_ROWS));
     let builder = ["_event_time", "_epoch", "_offset"].into_iter().fold(builder, rising);
-    match kind {
-        SegmentKind::Events => rising(builder, "_arrival_time").build(),
-        SegmentKind::Updates => rising(builder, "_hash").build(),
+    match of {
+        Content::Events(_) => rising(builder, "_arrival_time").build(),
+        Content::Updates(_) => rising(builder, "_hash").build(),
+        Content::Keyed(_) => rising(rising(builder, "_arrival_time"), "_hash").build(),
     }
 }
 
@@ -342,7 +382,7 @@ fn in_order(rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
 /// Positions of updates in a segment's order.
 fn by_group(updates: &Updates, planned: &PlannedView) -> Vec<u32> {
     let shape = &planned.fold.shape;
-    let key = |u: &Update<'_>| (u.entry.event_time(), u.entry.partition(), u.entry.offset(), u.epoch);
+    let key = |u: &Update<'_>| (u.entry.place(), u.epoch);
     let mut order: Vec<(u64, u32)> = updates.hashes.iter().copied().zip(0..).collect();
     order.sort_unstable();
     let mut from = 0;
@@ -357,9 +397,17 @@ fn by_group(updates: &Updates, planned: &PlannedView) -> Vec<u32> {
     order.into_iter().map(|(_, n)| n).collect()
 }
 
-fn epochs(batch: &RecordBatch) -> Result<Vec<i64>, ArrowError> {
+fn epochs(batch: &RecordBatch) -> Result<Vec<u64>, ArrowError> {
     let column = batch.column(batch.schema().index_of("_epoch")?);
-    Ok(column.as_primitive::<TimestampMicrosecondType>().values().to_vec())
+    Ok(column.as_primitive::<TimestampMicrosecondType>().values().iter().map(|e| e.cast_unsigned()).collect())
+}
+
+/// The least and the greatest epoch; `None` without any.
+fn range(epochs: impl Iterator<Item = u64>) -> Option<(u64, u64)> {
+    epochs.fold(None, |range, epoch| match range {
+        None => Some((epoch, epoch)),
+        Some((first, last)) => Some((epoch.min(first), epoch.max(last))),
+    })
 }
 
 /// Makes a directory under the data directory, durably: one that is there may be of a process that died before it could
@@ -372,16 +420,4 @@ fn make_dir(faults: &Faults, data_dir: &Path, dir: &Path) -> Result<(), OfflineE
 
 fn sync_dir(faults: &Faults, dir: &Path) -> Result<(), OfflineError> {
     faults.sync_dir(dir).map_err(|source| OfflineError::Io { path: dir.to_path_buf(), source })
-}
-
-/// Removes what an interrupted sealing left: files of epochs that are not sealed yet, and unfinished ones.
-fn remove_leftovers(data_dir: &Path, catalogue: &Catalogue) -> Result<(), OfflineError> {
-    let listed = catalogue.paths();
-    for file in files(data_dir)?.into_iter().filter(|f| !listed.contains(f.name.as_str())) {
-        let unsealed = file.range.is_some_and(|(first, _)| first > catalogue.sealed);
-        if unsealed || file.path.extension().is_some_and(|e| e == UNFINISHED) {
-            std::fs::remove_file(&file.path).map_err(|source| OfflineError::Io { path: file.path, source })?;
-        }
-    }
-    Ok(())
 }

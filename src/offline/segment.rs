@@ -1,6 +1,6 @@
 //! Immutable Parquet files, read: all of one, or the row groups and rows in which asked groups are.
 //!
-//! Updates are sorted by the group's hash, so the row groups' statistics say where a group may be. A file is opened anew
+//! Updates, and events sorted by a key, are in the order of the groups' hashes, so the row groups' statistics say where a group may be. A file is opened anew
 //! for every read of a page: a join may walk through thousands of segments side by side without holding them open.
 //!
 //! Invariants: a filter leaves out only rows that were not asked for; no byte is read that was not written so.
@@ -56,7 +56,7 @@ pub type Asked = Option<Arc<[u64]>>;
 pub struct Segment {
     file: CheckedFile,
     metadata: ArrowReaderMetadata,
-    /// Least and greatest `_hash` of each row group, if this is a segment of updates.
+    /// Least and greatest `_hash` of each row group, if it is sorted by that.
     hashes: Vec<(u64, u64)>,
 }
 
@@ -129,18 +129,24 @@ impl Segment {
         (0..self.hashes.len()).filter(holds).collect()
     }
 
-    /// The updates of the asked groups (others may come along), in the order of hashes; `None` if there are none.
+    /// The rows of the asked groups (others may come along), in the order of hashes; `None` if there are none. `columns`:
+    /// only these, by their places in the file, in its order.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn updates(&self, asked: &Asked) -> Result<Option<SegmentRows>, OfflineError> {
-        let Some(asked) = asked else { return self.rows().map(Some) };
+    pub fn by_hash(&self, asked: &Asked, columns: Option<&[usize]>) -> Result<Option<SegmentRows>, OfflineError> {
+        let mut builder = self.builder();
+        if let Some(columns) = columns {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        let Some(asked) = asked else { return self.read(builder).map(Some) };
         let groups = self.row_groups(asked);
         let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return Ok(None) };
         let range = (self.hashes[*first].0, self.hashes[*last].1);
         let wanted = asked.partition_point(|h| *h <= range.1) - asked.partition_point(|h| *h < range.0);
         let rows: i64 = groups.iter().map(|g| self.metadata.metadata().row_group(*g).num_rows()).sum();
-        let mut builder = self.builder().with_row_groups(groups);
+        builder = builder.with_row_groups(groups);
         // Where most rows are wanted, picking them costs more than reading them all.
         if wanted.saturating_mul(8) < usize::try_from(rows).unwrap_or(usize::MAX) {
             let mask = ProjectionMask::roots(builder.parquet_schema(), [0]);

@@ -1,6 +1,7 @@
 //! The log read back, sealed and not, and labels against one evaluation after the other.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,13 +11,13 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Content, keyed_dir};
 use super::history::{History, HistoryError, HistoryRequest, parse_features};
 use super::point_in_time::{Labels, Mode, join};
 use super::{Offline, OfflineError, SealSummary};
 use crate::definition;
 use crate::fold::columns::{group_converter, to_batch, updates_schema};
-use crate::fold::entry::{Updates, hash_group, place};
+use crate::fold::entry::{Origin, Updates, hash_group, place};
 use crate::fold::{Evaluation, Wanted};
 use crate::offset::Offsets;
 use crate::plan::Plan;
@@ -36,6 +37,10 @@ SELECT user_id, count(*) FILTER (WHERE ts > now() - INTERVAL '40 microseconds') 
 FROM clicks WHERE ts > now() - INTERVAL '400 microseconds' GROUP BY user_id;
 CREATE FEATURE VIEW kinds WITH (entity = 'kind, item') AS
 SELECT item, kind, count(*) AS n, avg(price) AS mean, count(*) + 1 AS more FROM clicks GROUP BY item, kind;
+CREATE FEATURE VIEW spenders AS
+SELECT c.user_id AS who, max(c.price) AS most, sum(10 / c.item) AS tens FROM clicks AS c WHERE c.price > 0 GROUP BY c.user_id;
+CREATE FEATURE VIEW parts AS
+SELECT 100 / (item - 2) AS part, count(*) AS n, first_value(kind) AS first FROM clicks GROUP BY 100 / (item - 2);
 CREATE FEATURE VIEW categories AS
 SELECT i.category, count(*) AS n, sum(c.price) FILTER (WHERE c.ts > now() - INTERVAL '100 microseconds') AS spent
 FROM clicks AS c JOIN items AS i ON i.item = c.item GROUP BY i.category;
@@ -76,7 +81,11 @@ impl World {
         for _ in 0..2 {
             let batch = self.events((from, last), rows / 2, users);
             let bytes = encode_batch(&batch).unwrap();
-            records.push(LogRecord { kind: LogKind::Events(clicks), rows: batch.num_rows(), bytes });
+            records.push(LogRecord {
+                kind: LogKind::Events(self.offline.store().ids().source(clicks)),
+                rows: batch.num_rows(),
+                bytes,
+            });
         }
         let view = self.view("categories");
         let updates = self.joined((from, last), rows);
@@ -85,7 +94,7 @@ impl World {
         let order: Vec<u32> = (0..u32::try_from(updates.len()).unwrap()).collect();
         let batch = to_batch(&updates, &order, &fold.plan, &fold.shape, &schema).unwrap();
         let bytes = encode_batch(&batch).unwrap();
-        records.push(LogRecord { kind: LogKind::Updates(view), rows, bytes });
+        records.push(LogRecord { kind: LogKind::Updates(updates.view), rows, bytes });
         let commit = Commit {
             last: Epoch(last),
             clock,
@@ -104,8 +113,10 @@ impl World {
     /// Seals, as if all pages had been written back.
     fn seal(&self, until: Epoch) -> Result<SealSummary, OfflineError> {
         let store = self.offline.store();
-        let redo = store.redo_point().unwrap().max(until.0);
-        store.put_meta("redo", &redo.to_be_bytes()).unwrap();
+        for view in store.ids().views() {
+            let redo = store.redo_point(view).unwrap().max(until.0);
+            store.put_meta(&format!("redo:{view}"), &redo.to_be_bytes()).unwrap();
+        }
         self.offline.seal(until)
     }
 
@@ -146,7 +157,7 @@ impl World {
     fn joined(&mut self, (from, last): (u64, u64), rows: usize) -> Updates {
         let view = self.view("categories");
         let fold = Arc::clone(&self.plan.views[view].fold);
-        let (rng, mut updates) = (&mut self.rng, Updates { view, ..Updates::default() });
+        let (rng, mut updates) = (&mut self.rng, Updates::of(self.offline.store().ids().view(view)));
         let converter = group_converter(&fold.plan).unwrap();
         let names =
             converter.convert_columns(&[Arc::new(StringArray::from(vec![Some("x"), Some("y"), None]))]).unwrap();
@@ -166,12 +177,24 @@ impl World {
             });
             updates.flags.push(0);
             let (null, price) = (rng.random_bool(0.2), rng.random_range(-5.0..5.0f64));
-            let place = place(0, if rng.random_bool(0.2) { 2 } else { 1 });
+            let place = place(Origin::new(0, 0), if rng.random_bool(0.2) { 2 } else { 1 });
             let bits = u64::from(null);
             let word = if null { 0 } else { price.to_bits() };
             updates.words.extend([event_time.cast_unsigned(), n as u64, place, bits, word]);
         }
         updates
+    }
+
+    /// What a view straight from the stream is read from.
+    fn copy_of(&self, view: &str) -> Content {
+        let key = self.plan.views[self.view(view)].key.expect("it reads a stream alone");
+        Content::Keyed(self.offline.store().ids().key(key))
+    }
+
+    fn keyed_dir(&self, view: &str) -> PathBuf {
+        let Content::Keyed(id) = self.copy_of(view) else { panic!("its events are sorted by a key") };
+        let key = &self.plan.keys[self.plan.views[self.view(view)].key.expect("it has one")];
+        keyed_dir(&key.stream.name, &key.name(), id)
     }
 
     /// Every event and every update up to an epoch, as text, sorted.
@@ -233,7 +256,8 @@ fn what_is_sealed_reads_as_before() {
     for until in [300, 710, 710, 800] {
         let summary = world.seal(Epoch(until)).unwrap();
         events += summary.events;
-        assert_eq!(Catalogue::read(world.offline.store()).unwrap().sealed, until);
+        let catalogue = Catalogue::read(world.offline.store()).unwrap();
+        assert!(catalogue.sealed.len() >= 3 && catalogue.sealed.values().all(|sealed| *sealed == until));
         for (epoch, want) in asked.iter().zip(&before) {
             assert!(world.log(*epoch) == *want, "sealed to {until}, read to {epoch:?}");
         }
@@ -242,6 +266,35 @@ fn what_is_sealed_reads_as_before() {
     }
     assert_eq!(events, 372);
     assert_eq!(world.seal(Epoch(800)).unwrap(), Default::default(), "nothing is left");
+}
+
+/// Rule 29: however many views group a stream by the same expressions, its events are sorted by these once.
+#[test]
+fn views_of_one_key_share_one_copy_of_the_events() {
+    let world = filled(6);
+    assert_eq!(world.plan.keys.len(), 3, "by user, by item and kind, by a quotient");
+    assert_eq!(world.copy_of("users"), world.copy_of("spenders"), "whatever they are called, admit and compute");
+    assert_eq!(world.keyed_dir("parts").parent(), world.keyed_dir("users").parent());
+    let before = world.log(Epoch(800));
+    let summary = world.seal(Epoch(800)).unwrap();
+    let mut of_item_2 = 0;
+    let clicks = world.plan.source_index("clicks").unwrap();
+    let mut count = |batch: RecordBatch| {
+        of_item_2 += rows(&batch.project(&[3]).unwrap()).iter().filter(|item| *item == "2").count() as u64;
+        Ok(())
+    };
+    world.offline.events(clicks, Epoch(800), &mut count).unwrap();
+    assert!(of_item_2 > 0 && world.log(Epoch(800)) == before);
+    // An event without a group is in no copy by that key, and in all others.
+    assert_eq!((summary.events, summary.keyed, summary.updates), (372, 3 * 372 - of_item_2, 372));
+    let catalogue = Catalogue::read(world.offline.store()).unwrap();
+    for view in ["users", "kinds", "parts"] {
+        let files: Vec<_> = catalogue.of_content(world.copy_of(view)).map(|e| e.path.as_str()).collect();
+        assert!(files.len() == 1 && files[0].starts_with(world.keyed_dir(view).to_str().unwrap()), "{files:?}");
+    }
+    let data = world.dir.path().join("data/segments");
+    let folders = |name: &str| std::fs::read_dir(data.join(name)).map_or(0, Iterator::count);
+    assert_eq!((folders("keyed/clicks"), folders("updates")), (3, 1), "only the joined view has updates of its own");
 }
 
 #[test]
@@ -268,7 +321,8 @@ fn row_groups_without_the_group_are_skipped() {
     world.seal(Epoch(1000)).unwrap();
     let view = world.view("users");
     let catalogue = Catalogue::read(world.offline.store()).unwrap();
-    let entries: Vec<_> = catalogue.updates("users", 1).collect();
+    let content = world.copy_of("users");
+    let entries: Vec<_> = catalogue.of_content(content).collect();
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].rows, 200_000);
     let segment = world.offline.segment(entries[0]).unwrap();
@@ -305,7 +359,7 @@ fn leftovers_of_a_crash_are_ignored_and_removed() {
     let data = world.dir.path().join("data");
     let stray = data.join("segments/events/clicks/301-450.parquet");
     std::fs::write(&stray, b"half a file").unwrap();
-    let unfinished = data.join("segments/updates/users/v1/301-450.tmp");
+    let unfinished = data.join(world.keyed_dir("users")).join("301-450.tmp");
     std::fs::write(&unfinished, b"").unwrap();
     let before = world.log(Epoch(800));
     world.offline.check_segments().unwrap();

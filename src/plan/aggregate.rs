@@ -142,6 +142,7 @@ impl<'a> Inputs<'a> {
             return refuse(message, "split it into two views");
         }
         Ok(FoldPlan {
+            streams: vec![self.row.stream().name.clone()],
             group_types: groups.iter().map(|(_, c)| c.data_type.clone()).collect(),
             values,
             value_types,

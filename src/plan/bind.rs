@@ -297,7 +297,7 @@ fn written(expr: &Expr) -> String {
 }
 
 /// The expression as it is built. Its own text leaves out what it can: `a - b - c` may be either of two.
-fn identity(expr: &Arc<dyn PhysicalExpr>) -> String {
+pub(super) fn identity(expr: &Arc<dyn PhysicalExpr>) -> String {
     if let Some(literal) = expr.downcast_ref::<Literal>() {
         return format!("{:?}", literal.value());
     }

@@ -19,6 +19,7 @@ use super::aggregate::{Inputs, kept};
 use super::bind::Catalog;
 use super::feature::{above, holding, outputs};
 use super::fingerprint::fingerprint;
+use super::keyed::GroupKey;
 use super::operator::ViewPlan;
 use super::refusal::{LowerError, SHAPE, name_of, refuse, refuse_expr, refuse_output};
 use super::row::Row;
@@ -66,6 +67,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
         joins,
         row: Arc::new(Schema::new(fields)),
         admit,
+        key: None,
         groups,
         values,
         filters,
@@ -77,6 +79,7 @@ pub fn lower(view: &View, definitions: &Definitions, catalog: &Catalog) -> Resul
         freshness: view.freshness,
         fingerprint: String::new(),
     };
+    plan.key = GroupKey::of(&plan)?;
     plan.fingerprint = fingerprint(&plan);
     Ok(plan)
 }

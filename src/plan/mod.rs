@@ -9,6 +9,7 @@ pub mod explain;
 mod feature;
 mod fingerprint;
 pub mod functions;
+pub mod keyed;
 pub mod lower;
 pub mod operator;
 pub mod output;
@@ -25,6 +26,7 @@ use datafusion::sql::sqlparser::ast::Spanned;
 use crate::definition::{Definitions, Source};
 use crate::diagnostic::Diagnostic;
 use crate::fold::Fold;
+use keyed::GroupKey;
 use operator::ViewPlan;
 use refusal::{About, LowerError};
 
@@ -33,6 +35,8 @@ use refusal::{About, LowerError};
 pub struct Plan {
     /// Every stream and table, in name order: also those that no view reads are logged.
     pub sources: Vec<Arc<Source>>,
+    /// What views straight from a stream group by, each once.
+    pub keys: Vec<GroupKey>,
     /// The views, in name order, each with its fold.
     pub views: Vec<PlannedView>,
     /// Feature services: (view, feature or all).
@@ -48,12 +52,14 @@ pub struct PlannedView {
     pub fold: Arc<Fold>,
     /// Its version's number; 1 until definitions can change.
     pub version: u32,
+    /// What it groups by: index into [`Plan::keys`]; `None` if it logs its own updates.
+    pub key: Option<usize>,
 }
 
 impl PlannedView {
     /// Are its updates in the log? Those of a view over one stream alone are not: they follow from the stream's events.
     pub fn logs_updates(&self) -> bool {
-        !self.plan.joins.is_empty()
+        self.key.is_none()
     }
 }
 
@@ -75,13 +81,20 @@ impl Plan {
 /// Every problem of every view, with its place.
 pub fn plan(definitions: &Definitions) -> Result<Plan, Vec<Diagnostic>> {
     let catalog = bind::Catalog::new(definitions);
-    let (mut views, mut problems) = (vec![], vec![]);
+    let (mut views, mut keys, mut problems) = (vec![], Vec::<GroupKey>::new(), vec![]);
     for view in definitions.views.values() {
         let text = definitions.texts.get(&view.span.file).map_or("", String::as_str);
         match lower::lower(view, definitions, &catalog) {
             Ok(plan) => {
                 let fold = Arc::new(Fold::new(plan.fold.as_ref().clone()));
-                views.push(PlannedView { plan: Arc::new(plan), fold, version: 1 });
+                let key = plan.key.clone().map(|key| {
+                    let known = keys.iter().position(|k| k.identity == key.identity);
+                    known.unwrap_or_else(|| {
+                        keys.push(key);
+                        keys.len() - 1
+                    })
+                });
+                views.push(PlannedView { plan: Arc::new(plan), fold, version: 1, key });
             }
             Err(LowerError::Query(e)) => {
                 problems.extend(bind::diagnose(&e, &catalog, &view.query, &view.span.file, text));
@@ -116,5 +129,5 @@ pub fn plan(definitions: &Definitions) -> Result<Plan, Vec<Diagnostic>> {
         return Err(problems);
     }
     let sources = definitions.sources.values().cloned().collect();
-    Ok(Plan { sources, views, services: definitions.services.clone() })
+    Ok(Plan { sources, keys, views, services: definitions.services.clone() })
 }

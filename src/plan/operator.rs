@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 
+use super::keyed::GroupKey;
 use crate::definition::Source;
 use crate::fold::plan::FoldPlan;
 
@@ -42,6 +43,8 @@ pub struct ViewPlan {
     pub row: SchemaRef,
     /// `WHERE` without its temporal predicates; null and false keep a row out.
     pub admit: Option<Compiled>,
+    /// Of a view without joins, what it groups by, for the stream's events as they are logged.
+    pub key: Option<GroupKey>,
     /// What groups: the name of each expression's column and the expression.
     pub groups: Vec<(String, Compiled)>,
     /// The distinct inputs of aggregates.

@@ -18,16 +18,19 @@ use crate::definition::bounded::evaluate;
 use crate::definition::meaning::canonical;
 use crate::event::EventBatch;
 use crate::fold::columns::Encoder;
-use crate::fold::entry::{BYTES_MAX, Updates, hash_group, place};
+use crate::fold::entry::{BYTES_MAX, Origin, Updates, hash_group, place};
+use crate::id::ViewId;
 
 /// Evaluates one view's rows.
 pub struct Projector {
-    view: usize,
+    view: ViewId,
     plan: Arc<ViewPlan>,
     groups: RowConverter,
     orders: Vec<RowConverter>,
     /// Positions of `_event_time`, `_partition` and `_offset` in the row.
     place: [usize; 3],
+    /// Of its stream: see [`FoldPlan::streams`](crate::fold::plan::FoldPlan::streams).
+    rank: u8,
 }
 
 /// What a batch of rows became.
@@ -72,7 +75,7 @@ impl Projector {
     ///
     /// # Errors
     /// Group or sort types that have no row format.
-    pub fn new(view: usize, planned: &PlannedView) -> Result<Projector, DataFusionError> {
+    pub fn new(view: ViewId, planned: &PlannedView) -> Result<Projector, DataFusionError> {
         let plan = Arc::clone(&planned.plan);
         let groups = RowConverter::new(plan.fold.group_types.iter().cloned().map(SortField::new).collect())?;
         let orders = plan.orders.iter().map(|keys| {
@@ -90,12 +93,9 @@ impl Projector {
             found.ok_or_else(|| DataFusionError::Internal(format!("the row lacks {name}")))
         };
         let place = [at("_event_time")?, at("_partition")?, at("_offset")?];
-        Ok(Projector { view, plan, groups, orders, place })
-    }
-
-    /// The view's index in the plan.
-    pub fn view(&self) -> usize {
-        self.view
+        let rank = plan.fold.streams.iter().position(|s| *s == plan.stream.name).and_then(|n| u8::try_from(n).ok());
+        let rank = rank.ok_or_else(|| DataFusionError::Internal(format!("no rank for {}", plan.stream.name)))?;
+        Ok(Projector { view, plan, groups, orders, place, rank })
     }
 
     /// The plan.
@@ -131,7 +131,7 @@ impl Projector {
     }
 
     fn no_updates(&self, worker: u64) -> Updates {
-        Updates { view: self.view, worker, ..Updates::default() }
+        Updates { worker, ..Updates::of(self.view) }
     }
 
     /// The batch that a group's updates go to.
@@ -236,7 +236,7 @@ impl Projector {
             for (f, filter) in evaluated.filters.iter().enumerate() {
                 bits |= u64::from(holds(filter, n)) << (encoders.len() + f);
             }
-            let place = place(partition.value(n), diff);
+            let place = place(Origin::new(self.rank, partition.value(n)), diff);
             let words = [event_time.value(n).cast_unsigned(), offset.value(n).cast_unsigned(), place, bits];
             updates.words.extend(words);
             for encoder in &encoders {
@@ -355,7 +355,7 @@ mod tests {
         let mut plan = planned.plan.as_ref().clone();
         plan.values[0] = trap(&plan.values[0], &planned);
         planned.plan = Arc::new(plan);
-        let projector = Projector::new(0, &planned).expect("plain types");
+        let projector = Projector::new(ViewId::new(7), &planned).expect("plain types");
         let batch = events(&planned, &[(1, "a"), (13, "b"), (15, "c")]);
         let projected = projector.project_events(&batch, 1).expect("a panic is no end");
         assert_eq!(projected.updates[0].len(), 2);
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn rows_that_are_too_much_together_are_taken_in_parts() {
         let planned = planned("SELECT n % 2 AS odd, max(repeat(t, 1000)) AS most");
-        let projector = Projector::new(0, &planned).expect("plain types");
+        let projector = Projector::new(ViewId::new(7), &planned).expect("plain types");
         let text = "x".repeat(12_000);
         let rows: Vec<(i64, &str)> = (0..100).map(|n| (n, text.as_str())).collect();
         let projected = projector.project_events(&events(&planned, &rows), 1).expect("parts");
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn a_value_too_long_to_be_kept_refuses_its_row() {
         let planned = planned("SELECT n % 2 AS odd, max(t) AS longest");
-        let projector = Projector::new(0, &planned).expect("plain types");
+        let projector = Projector::new(ViewId::new(7), &planned).expect("plain types");
         let (fits, long) = ("x".repeat(BYTES_MAX), "x".repeat(BYTES_MAX + 1));
         let batch = events(&planned, &[(1, "a"), (2, &long), (3, &fits)]);
         let projected = projector.project_events(&batch, 1).expect("a bad row is no error");

@@ -49,7 +49,8 @@ pub(super) fn log(dir: &std::path::Path) -> Arc<Offline> {
         Arc::new(Int64Array::from_iter_values(0..11)),
     ];
     let batch = RecordBatch::try_new(plan.sources[0].row_schema(), columns).unwrap();
-    let record = LogRecord { kind: LogKind::Events(0), rows: 11, bytes: encode_batch(&batch).unwrap() };
+    let record =
+        LogRecord { kind: LogKind::Events(store.ids().source(0)), rows: 11, bytes: encode_batch(&batch).unwrap() };
     let commit = Commit {
         last: Epoch(100),
         clock: ClockKind::Event,

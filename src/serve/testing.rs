@@ -143,7 +143,7 @@ impl Fixture {
         ];
         let batch = RecordBatch::try_new(plan.sources[source].row_schema(), columns).expect("the source's schema");
         for (n, view) in plan.views.iter().enumerate() {
-            let projector = Projector::new(n, view).expect("a projector");
+            let projector = Projector::new(self.store.ids().view(n), view).expect("a projector");
             let projected =
                 projector.project_events(&EventBatch::new(batch.clone()).expect("events"), 1).expect("rows");
             assert!(projected.refused.is_empty(), "{:?}", projected.refused);
@@ -156,7 +156,11 @@ impl Fixture {
             last: Epoch(epoch.cast_unsigned()),
             clock: ClockKind::Wall,
             visible: epoch,
-            records: vec![LogRecord { kind: LogKind::Events(source), rows: clicks.len(), bytes }],
+            records: vec![LogRecord {
+                kind: LogKind::Events(self.store.ids().source(source)),
+                rows: clicks.len(),
+                bytes,
+            }],
             rejected: vec![],
             offsets,
             sorted: BTreeMap::new(),

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
 
 use super::decode::DecoderError;
 use crate::definition::{Connector, Source};
+use crate::offset::PARTITIONS_MAX;
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +87,16 @@ pub enum KafkaError {
         /// The id of the one there is.
         found: String,
     },
+    /// More partitions than an entry can tell apart.
+    #[error(
+        "topic '{topic}' has partition {partition}, and those above {} cannot be kept: read a topic with fewer", PARTITIONS_MAX - 1
+    )]
+    TooManyPartitions {
+        /// The topic.
+        topic: String,
+        /// The greatest.
+        partition: i32,
+    },
     /// The broker refuses.
     #[error("topic '{topic}' cannot be read")]
     Refused {
@@ -110,6 +121,17 @@ impl KafkaError {
     /// skip or double records: somebody has to decide.
     pub fn is_lasting(&self) -> bool {
         matches!(self, KafkaError::Truncated { .. } | KafkaError::MadeAnew { .. })
+    }
+
+    /// A topic's partitions in order, if all can be kept.
+    pub(super) fn keepable(mut partitions: Vec<i32>, topic: &str) -> Result<Vec<i32>, KafkaError> {
+        partitions.sort_unstable();
+        match partitions.last() {
+            Some(&partition) if partition >= PARTITIONS_MAX => {
+                Err(KafkaError::TooManyPartitions { topic: topic.into(), partition })
+            }
+            _ => Ok(partitions),
+        }
     }
 
     /// What the client says of a topic, as what can be done about it.
@@ -179,4 +201,22 @@ pub(super) fn client_config(brokers: &str, settings: &KafkaSettings) -> ClientCo
         config.set(name, value);
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beyond the bits of an entry there are no partitions: said before anything of the topic is read.
+    #[test]
+    fn a_topic_of_too_many_partitions_is_refused() {
+        let check = |partitions: &[i32]| KafkaError::keepable(partitions.to_vec(), "clicks").map_err(|e| e.to_string());
+        assert_eq!(check(&[2, 0, 1]), Ok(vec![0, 1, 2]));
+        assert_eq!(check(&[PARTITIONS_MAX - 1]), Ok(vec![PARTITIONS_MAX - 1]));
+        let refused = check(&[PARTITIONS_MAX, 0]).expect_err("it cannot be kept");
+        assert_eq!(
+            refused,
+            "topic 'clicks' has partition 16777216, and those above 16777215 cannot be kept: read a topic with fewer"
+        );
+    }
 }

@@ -128,15 +128,14 @@ impl KafkaReader {
     /// The topic's partitions, as the broker says now.
     ///
     /// # Errors
-    /// [`KafkaError::Unreachable`] after `timeout`, [`KafkaError::UnknownTopic`].
+    /// [`KafkaError::Unreachable`] after `timeout`, [`KafkaError::UnknownTopic`], [`KafkaError::TooManyPartitions`].
     pub fn partitions(&self, timeout: Duration) -> Result<Vec<i32>, KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), timeout).map_err(|e| self.error(e))?;
         let topic = metadata.topics().iter().find(|t| t.name() == self.topic).ok_or_else(|| self.unknown_topic())?;
         if let Some(code) = topic.error() {
             return Err(self.error(ClientError::MetadataFetch(code.into())));
         }
-        let mut partitions: Vec<i32> = topic.partitions().iter().map(|p| p.id()).collect();
-        partitions.sort_unstable();
+        let partitions = KafkaError::keepable(topic.partitions().iter().map(|p| p.id()).collect(), &self.topic)?;
         if partitions.is_empty() { Err(self.unknown_topic()) } else { Ok(partitions) }
     }
 

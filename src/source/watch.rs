@@ -260,8 +260,8 @@ impl Watcher {
         if let Some(code) = topic.and_then(|t| t.error()) {
             return Err(error(ClientError::MetadataFetch(code.into())));
         }
-        let mut partitions: Vec<i32> = topic.iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
-        partitions.sort_unstable();
+        let partitions = topic.iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+        let partitions = KafkaError::keepable(partitions, &watched.topic)?;
         if partitions.is_empty() {
             return Err(KafkaError::UnknownTopic { topic: watched.topic.clone(), brokers: self.brokers.clone() });
         }

@@ -3,9 +3,9 @@
 //! Each view has striped maps of pages. A published commit is an epoch and the instant from which it is visible; readers
 //! register the one that is published when they begin, so that no page moves past it under them.
 //!
-//! Invariants: nothing is merged above the published epoch or above a registered reader's; a write-back pass that began
-//! at epoch `P` leaves every page's row with all updates up to `P`, and only then does the redo point become `P`; page rows
-//! and the count of them are written in one batch.
+//! Invariants: nothing is merged above the published epoch or above a registered reader's; a write-back pass that came to
+//! a view at epoch `P` leaves each of its pages' rows with all updates up to `P`, and only then does the view's redo point
+//! become `P`, whatever the others' are; page rows and the count of them are written in one batch.
 //! Neighbours: `page` is one group; `commit` makes epochs durable before they are published here; `online` reads.
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rocksdb::WriteBatch;
 
 use super::check::{PageCount, count_key};
+use super::log::redo_key;
 use super::page::{PREFIX, Page, PageRows, Unanswered};
 #[cfg(doc)]
 use super::published::Board;
@@ -24,6 +25,7 @@ pub use super::published::{Hold, Published};
 use super::{StateError, Store};
 use crate::fold::entry::{Updates, hash_group};
 use crate::fold::{Evaluation, Fold, Wanted};
+use crate::id::ViewId;
 use crate::plan::Plan;
 
 /// Many: whoever writes a stripe's pages back holds it, and a reader must not notice.
@@ -33,6 +35,7 @@ const STRIPES: usize = 4096;
 const BATCH: usize = 128;
 
 struct ViewPages {
+    id: ViewId,
     fold: Arc<Fold>,
     stripes: Vec<Mutex<HashTable<Page>>>,
     groups: AtomicU64,
@@ -76,15 +79,17 @@ impl Cache {
     /// # Errors
     /// Page counts that cannot be read; pages are read when they are asked for.
     pub fn new(store: Arc<Store>, plan: &Plan) -> Result<Cache, StateError> {
-        let views = plan.views.iter().map(|v| ViewPages {
+        let views = plan.views.iter().enumerate().map(|(n, v)| ViewPages {
+            id: store.ids().view(n),
             fold: Arc::clone(&v.fold),
             stripes: (0..STRIPES).map(|_| Mutex::new(HashTable::new())).collect(),
             groups: AtomicU64::new(0),
         });
-        let counts = (0..plan.views.len()).map(|view| store.page_count(view)).collect::<Result<Vec<_>, _>>()?;
+        let counts = store.ids().views().map(|view| store.page_count(view)).collect::<Result<Vec<_>, _>>()?;
         let on_disk = AtomicBool::new(counts.iter().any(|count| count.rows > 0));
+        let views = views.collect();
         Ok(Cache {
-            views: views.collect(),
+            views,
             on_disk,
             memory_max: AtomicU64::new(u64::MAX),
             passed: AtomicU64::new(0),
@@ -150,13 +155,14 @@ impl Cache {
     }
 
     fn take(&self, updates: &Updates, limit: u64) -> Result<(), StateError> {
-        let view = &self.views[updates.view];
+        let index = self.store.ids().view_index(updates.view).expect("updates are of views that the store knows");
+        let view = &self.views[index];
         let bytes = updates.len() * (PREFIX + view.fold.shape.stride) * 8 + updates.heap.len();
         self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
         for n in 0..updates.len() {
             let update = updates.get(n, &view.fold.shape);
             let mut stripe = view.stripes[stripe_of(update.hash)].lock();
-            let page = self.page(updates.view, update.hash, update.group, &mut stripe, true)?;
+            let page = self.page(index, update.hash, update.group, &mut stripe, true)?;
             if let Some(page) = page {
                 page.merge(limit, &view.fold);
                 page.push(&update, &view.fold);
@@ -194,7 +200,7 @@ impl Cache {
     }
 
     fn load(&self, view: usize, hash: u64, key: &[u8]) -> Result<Option<Page>, StateError> {
-        let mut row_key = self.store.view_prefix(view).to_vec();
+        let mut row_key = self.views[view].id.to_be_bytes().to_vec();
         row_key.extend(key);
         let Some(row) = self.store.db().get_cf(&self.store.family("pages"), &row_key)? else { return Ok(None) };
         let chunks = self.store.family("chunks");
@@ -265,10 +271,11 @@ impl Cache {
         })
     }
 
-    /// Writes all dirty pages back, as of the last commit, and moves the redo point there. Returns how many were written.
+    /// Writes all dirty pages back, as of the last commit, and moves each view's redo point there once its pages are written.
+    /// Returns how many were written.
     ///
     /// # Errors
-    /// The store's. The redo point stays where it was, and the cache is of no use any more: pages count as written whose
+    /// The store's. The redo points of views that are not done stay where they were, and the cache is of no use any more: pages count as written whose
     /// rows were not. Whoever gets one opens the store anew.
     pub fn write_back(&self) -> Result<usize, StateError> {
         self.write_back_at_ease(|| ())
@@ -279,9 +286,8 @@ impl Cache {
     /// # Errors
     /// As of [`Cache::write_back`].
     pub fn write_back_at_ease(&self, mut rest: impl FnMut()) -> Result<usize, StateError> {
-        // No reader can register below the published epoch later on, so no page stays behind this one.
-        let at = self.limit();
         let mut written = 0;
+        let mut passes: Vec<(Option<u64>, usize)> = vec![(None, STRIPES); self.views.len()];
         let limit = self.memory_max.load(Ordering::Relaxed);
         let (limited, mut bytes) = (limit != u64::MAX, 0);
         let grown = self.grown.swap(0, Ordering::Relaxed);
@@ -295,6 +301,8 @@ impl Cache {
         for n in (0..stripes).map(|n| (first + n) % stripes) {
             let (view, at_stripe) = (n / STRIPES, n % STRIPES);
             let pages = &self.views[view];
+            // No reader can register below the published epoch later on, so no page of the view stays behind this one.
+            let at = *passes[view].0.get_or_insert_with(|| self.limit());
             let mut stripe = pages.stripes[at_stripe].lock();
             if excess > 0 {
                 let freed = self.evict(&mut stripe, pages, excess, Page::is_idle);
@@ -306,7 +314,7 @@ impl Cache {
                     bytes += page.bytes() as u64;
                 }
                 let Some(out) = page.write_back(at, &pages.fold) else { continue };
-                let mut key = self.store.view_prefix(view).to_vec();
+                let mut key = pages.id.to_be_bytes().to_vec();
                 key.extend(&*page.key);
                 rows.push((view, key, out));
             }
@@ -323,18 +331,26 @@ impl Cache {
                 let mut stripe = pages.stripes[at_stripe].lock();
                 excess = excess.saturating_sub(self.evict(&mut stripe, pages, excess, Page::is_clean));
             }
+            passes[view].1 -= 1;
+            if passes[view].1 == 0 {
+                // In this order: until every page of the view has its row, a restart redoes from where it was.
+                written += rows.len();
+                self.write_rows(&mut rows)?;
+                self.move_redo_point(pages.id, at)?;
+            }
         }
-        written += rows.len();
-        self.write_rows(&mut rows)?;
 
         hand.into_iter().for_each(|n| self.hand.store(n % stripes, Ordering::Relaxed));
         self.passed.store(bytes, Ordering::Relaxed);
         self.pressed.store(idle < wanted, Ordering::Relaxed);
-        // Last: until every page has its row, a restart redoes from where it was.
-        if self.store.redo_point()? < at {
-            self.store.put_meta("redo", &at.to_be_bytes())?;
-        }
         Ok(written)
+    }
+
+    fn move_redo_point(&self, view: ViewId, at: u64) -> Result<(), StateError> {
+        match self.store.redo_point(view)? < at {
+            true => self.store.put_meta(&redo_key(view), &at.to_be_bytes()),
+            false => Ok(()),
+        }
     }
 
     /// Drops pages of a stripe that may go, up to so many bytes. A page that this pass still has to write is not among
@@ -384,7 +400,7 @@ impl Cache {
             counts[view].replace(row.digests.0, row.digests.1);
         }
         for (view, count) in counts.iter().enumerate().filter(|(n, count)| before[*n] != **count) {
-            batch.put_cf(&self.store.family("meta"), count_key(&self.store.view_prefix(view)), count.bytes());
+            batch.put_cf(&self.store.family("meta"), count_key(self.views[view].id), count.bytes());
         }
         self.store.write(batch, false)
     }
@@ -398,7 +414,7 @@ impl Cache {
         for stripe in &self.views[view].stripes {
             groups.extend(stripe.lock().iter().map(|p| p.key.to_vec()));
         }
-        let prefix = self.store.view_prefix(view);
+        let prefix = self.views[view].id.to_be_bytes();
         let mode = rocksdb::IteratorMode::From(&prefix, rocksdb::Direction::Forward);
         for row in self.store.db().iterator_cf(&self.store.family("pages"), mode) {
             let (key, _) = row?;

@@ -1,8 +1,8 @@
 //! What must hold of a store: a little at every opening, all of it when asked.
 //!
 //! At every opening, in time that grows with the tail and not with the history: the commits are those that the witness
-//! saw, those of the tail follow one another, the committed offsets are the last commits', and sealing is not ahead of the
-//! redo point. What is read from the tail, the quarantine, the catalogue and the pages is compared with what their writers
+//! saw, those of the tail follow one another, the committed offsets are the last commits', and no log is sealed beyond the
+//! redo points of the views whose pages follow from it. What is read from the tail, the quarantine, the catalogue and the pages is compared with what their writers
 //! counted whenever it is read. `verify --all` reads all of it: [`Store::check_all`].
 //!
 //! Invariants: nothing here changes the store. Neighbours: `open` calls it, `commit`, `log` and `cache` count what they
@@ -13,12 +13,16 @@ use std::sync::atomic::Ordering;
 
 use rocksdb::IteratorMode;
 
-use super::commit::{CommitRecord, Tip, digest, log_key};
+use super::commit::{CommitRecord, LogKind, Tip, digest, log_key};
 use super::page::{Header, row_digest};
 use super::witness::Witness;
 use super::{FAMILIES, StateError, Store, View, damaged};
+use crate::id::ViewId;
 use crate::offset::Offsets;
 use crate::time::Epoch;
+
+/// What is compared first.
+const ORDER: &str = "the order of sealing, pages and commits";
 
 /// How much of a store was compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,19 +87,37 @@ impl Store {
             return Err(damaged("the database", "something else wrote to it after Headwater had stopped"));
         }
 
-        let (sealed, redo) = (self.sealed()?, self.redo_point()?);
-        let end = last.as_ref().map_or(0, |c| c.last);
-        if sealed > redo || redo > end {
-            let why = format!("sealed up to {sealed}, pages up to {redo}, commits up to {end}");
-            return Err(damaged("the order of sealing, pages and commits", &why));
-        }
-        let tail = self.check_chain(self.commit_below(sealed)?.as_ref())?;
+        *self.tip.get_mut() = last.as_ref().map_or(Tip::NONE, Tip::of);
+        let sealed = self.check_order()?;
+        let least = sealed.values().min().copied().unwrap_or(0);
+        let tail = self.check_chain(self.commit_below(least)?.as_ref(), &sealed)?;
         self.check_ends(&tail)?;
 
-        *self.tip.get_mut() = last.as_ref().map_or(Tip::NONE, Tip::of);
         *self.ends.get_mut() = self.offsets()?;
         self.logged.store(tail.rows, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// No redo point is beyond the commits, and no log is sealed beyond the redo points of its views. Returns how far each
+    /// is sealed.
+    fn check_order(&self) -> Result<BTreeMap<LogKind, u64>, StateError> {
+        let end = self.tip.lock().last;
+        for view in self.ids().views() {
+            let redo = self.redo_point(view)?;
+            if redo > end {
+                let why = format!("the pages of view {view} up to {redo}, commits up to {end}");
+                return Err(damaged(ORDER, &why));
+            }
+        }
+        let sealed = self.all_sealed(&View::new(self))?;
+        for (log, sealed) in &sealed {
+            let pages = self.sealable(*log)?;
+            if *sealed > pages {
+                let why = format!("log {log} is sealed up to {sealed}, pages up to {pages}, commits up to {end}");
+                return Err(damaged(ORDER, &why));
+            }
+        }
+        Ok(sealed)
     }
 
     /// The commit that the witness saw last is there, with everything before it.
@@ -115,8 +137,12 @@ impl Store {
         Err(damaged("the record of commits", &why))
     }
 
-    /// Every commit after this one follows the one before it.
-    fn check_chain(&self, after: Option<&CommitRecord>) -> Result<TailEnds, StateError> {
+    /// Every commit after this one follows the one before it. `sealed`: of each log, what is not in the tail.
+    fn check_chain(
+        &self,
+        after: Option<&CommitRecord>,
+        sealed: &BTreeMap<LogKind, u64>,
+    ) -> Result<TailEnds, StateError> {
         let mut before = after.map_or(Tip::NONE, Tip::of);
         let mut tail = TailEnds::default();
         for commit in self.commits_after(before.last) {
@@ -130,7 +156,8 @@ impl Store {
                 return Err(damaged(&what(), "it is not as it was written, or the one before it is not"));
             }
             commit.offsets.iter().for_each(|(source, partition, next)| tail.ends.advance(source, *partition, *next));
-            tail.rows += commit.rows();
+            let in_tail = |log: &LogKind| sealed.get(log).is_none_or(|sealed| commit.last > *sealed);
+            tail.rows += commit.records.iter().filter(|r| in_tail(&r.log)).map(|r| r.rows).sum::<u64>();
             before = Tip::of(&commit);
         }
         tail.commits = before.number;
@@ -160,7 +187,7 @@ impl Store {
     /// The first difference, as [`StateError::Damaged`].
     pub fn check_all(&self) -> Result<Checked, StateError> {
         self.check_blocks()?;
-        let commits = self.check_chain(None)?.commits;
+        let commits = self.check_chain(None, &BTreeMap::new())?.commits;
         let mut rejected = 0;
         for refused in self.quarantine() {
             refused?;
@@ -175,13 +202,14 @@ impl Store {
     /// The first difference, as [`StateError::Damaged`].
     pub fn check_tail(&self) -> Result<u64, StateError> {
         let view = View::new(self);
-        let sealed = view.number("sealed")?;
+        let sealed = self.all_sealed(&view)?;
         let mut expected: HashMap<[u8; 17], u64> = HashMap::new();
         for commit in view.rows("commits", IteratorMode::Start) {
             let commit = super::commit::read_commit(commit)?;
-            for (number, (kind, id, _, digest)) in (0u32..).zip(&commit.records) {
-                if commit.last > sealed {
-                    expected.insert(log_key(*kind, *id, commit.last, number), *digest);
+            for (number, record) in (0u32..).zip(&commit.records) {
+                // A log that the registry does not know is nobody's: what is left of it is not a record that is missed.
+                if sealed.get(&record.log).is_some_and(|sealed| commit.last > *sealed) {
+                    expected.insert(log_key(record.log, commit.last, number), record.digest);
                 }
             }
         }
@@ -215,34 +243,38 @@ impl Store {
             let found = chunks.entry(page.to_vec()).or_default();
             *found = (found.0 + 1, found.1.wrapping_add(row_digest(id, &row)));
         }
-        let mut counts: BTreeMap<[u8; 8], PageCount> = BTreeMap::new();
+        let mut counts: BTreeMap<ViewId, PageCount> = BTreeMap::new();
         for row in view.rows("pages", IteratorMode::Start) {
             let (key, row) = row?;
             let what = || format!("the page of group {key:?}");
-            let prefix = key.first_chunk::<8>().ok_or_else(|| damaged(&what(), "its key is too short"))?;
-            let (header, _) = Header::read(&key[8..], &row).map_err(|e| damaged(&what(), &e.to_string()))?;
+            let id = key.first_chunk::<4>().ok_or_else(|| damaged(&what(), "its key is too short"))?;
+            let (header, _) = Header::read(&key[4..], &row).map_err(|e| damaged(&what(), &e.to_string()))?;
             if chunks.remove(&*key).unwrap_or_default() != (header.chunks, header.chunk_digests) {
                 return Err(damaged(&what(), "its chunk rows are not those that were written with it"));
             }
-            counts.entry(*prefix).or_default().replace(None, header.digest);
+            counts.entry(ViewId::from_be_bytes(*id)).or_default().replace(None, header.digest);
         }
         if let Some(key) = chunks.keys().next() {
             return Err(damaged(&format!("the page of group {key:?}"), "it is missing, and its chunk rows are there"));
         }
-        let views = 0..self.view_ids.len();
-        for prefix in views.map(|v| self.view_prefix(v)) {
-            let (found, wanted) = (counts.remove(&prefix).unwrap_or_default(), page_count(&view, &prefix)?);
+        for id in self.ids().views() {
+            let found = counts.remove(&id).unwrap_or_default();
+            let wanted = PageCount::of(view.meta(&count_key(id))?)?;
             if found != wanted {
                 let why = format!("{} rows of it are there, {} were written", found.rows, wanted.rows);
-                return Err(damaged(&format!("the state of view {prefix:?}"), &why));
+                return Err(damaged(&format!("the state of view {id}"), &why));
             }
+        }
+        if let Some((id, found)) = counts.first_key_value() {
+            let why = format!("{} rows of it are there, and no view has this id", found.rows);
+            return Err(damaged(&format!("the state of view {id}"), &why));
         }
         Ok(view.rows("pages", IteratorMode::Start).count() as u64)
     }
 
     /// What was counted of a view's pages.
-    pub(super) fn page_count(&self, view: usize) -> Result<PageCount, StateError> {
-        PageCount::of(self.meta(&count_key(&self.view_prefix(view)))?)
+    pub(super) fn page_count(&self, view: ViewId) -> Result<PageCount, StateError> {
+        PageCount::of(self.meta(&count_key(view))?)
     }
 
     /// Reads every block of every table and compares its checksum.
@@ -274,11 +306,7 @@ struct TailEnds {
     commits: u64,
 }
 
-fn page_count(view: &View<'_>, prefix: &[u8; 8]) -> Result<PageCount, StateError> {
-    PageCount::of(view.meta(&count_key(prefix))?)
-}
-
 /// Word of `meta` for the count of a view's pages.
-pub(super) fn count_key(prefix: &[u8; 8]) -> String {
-    format!("pages:{:016x}", u64::from_be_bytes(*prefix))
+pub(super) fn count_key(view: ViewId) -> String {
+    format!("pages:{view}")
 }

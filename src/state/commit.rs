@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{StateError, Store};
+use crate::id::{SourceId, ViewId};
 use crate::offset::Offsets;
 use crate::source::{Gap, Rejected, SortedPosition, SourceState};
 use crate::time::Epoch;
@@ -33,13 +34,35 @@ pub enum ClockKind {
     Event,
 }
 
-/// What a log record is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a log record is about: one of the logs that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LogKind {
-    /// Events of a source (its index in the plan).
-    Events(usize),
-    /// Updates of a joined view (its index in the plan).
-    Updates(usize),
+    /// Events of a source.
+    Events(SourceId),
+    /// Updates of a view that logs them.
+    Updates(ViewId),
+}
+
+impl LogKind {
+    /// As keys begin that are about it: a letter, and the id.
+    fn key(self) -> [u8; 5] {
+        let (letter, id) = match self {
+            LogKind::Events(source) => (EVENTS, source.to_be_bytes()),
+            LogKind::Updates(view) => (UPDATES, view.to_be_bytes()),
+        };
+        let mut key = [letter; 5];
+        key[1..].copy_from_slice(&id);
+        key
+    }
+}
+
+impl std::fmt::Display for LogKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LogKind::Events(source) => write!(f, "e{source}"),
+            LogKind::Updates(view) => write!(f, "u{view}"),
+        }
+    }
 }
 
 /// A log record on its way into a commit.
@@ -77,6 +100,17 @@ pub struct Commit {
 /// Every so many commits one holds the ends of all partitions: whoever asks where they stood once reads no more than that.
 const ALL_ENDS: u64 = 1024;
 
+/// What a commit says of one of its log records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// What it is about.
+    pub log: LogKind,
+    /// Rows in it.
+    pub rows: u64,
+    /// Digest of its bytes.
+    pub digest: u64,
+}
+
 /// A commit as it is stored; never dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitRecord {
@@ -90,8 +124,8 @@ pub struct CommitRecord {
     pub offsets: Vec<(String, i32, i64)>,
     /// Positions of sorted sources that moved.
     pub sorted: Vec<(String, SortedPosition)>,
-    /// Its log records: (kind with the id, rows, digest of the bytes).
-    pub records: Vec<(u8, u32, u64, u64)>,
+    /// Its log records, in the order of their numbers.
+    pub records: Vec<Recorded>,
     /// How many records it refused.
     pub rejected: u64,
     /// Digest of the refused records as they are stored, in order.
@@ -115,9 +149,14 @@ impl CommitRecord {
         hasher.digest()
     }
 
+    /// Rows of one log in it.
+    pub fn rows_of(&self, log: LogKind) -> u64 {
+        self.records.iter().filter(|r| r.log == log).map(|r| r.rows).sum()
+    }
+
     /// Rows in its log records.
     pub fn rows(&self) -> u64 {
-        self.records.iter().map(|(_, _, rows, _)| rows).sum()
+        self.records.iter().map(|r| r.rows).sum()
     }
 }
 
@@ -140,19 +179,18 @@ impl Tip {
 }
 
 /// Key of a log record.
-pub(super) fn log_key(kind: u8, id: u32, last: u64, number: u32) -> [u8; 17] {
+pub(super) fn log_key(log: LogKind, last: u64, number: u32) -> [u8; 17] {
     let mut key = [0; 17];
-    key[0] = kind;
-    key[1..5].copy_from_slice(&id.to_be_bytes());
+    key[..5].copy_from_slice(&log.key());
     key[5..13].copy_from_slice(&last.to_be_bytes());
     key[13..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
 /// Kind byte of events in log keys.
-pub(super) const EVENTS: u8 = b'e';
+const EVENTS: u8 = b'e';
 /// Kind byte of updates in log keys.
-pub(super) const UPDATES: u8 = b'u';
+const UPDATES: u8 = b'u';
 
 /// The digest of a log record.
 pub(super) fn digest(bytes: &[u8]) -> u64 {
@@ -160,13 +198,6 @@ pub(super) fn digest(bytes: &[u8]) -> u64 {
 }
 
 impl Store {
-    pub(super) fn log_place(&self, kind: LogKind) -> (u8, u32) {
-        match kind {
-            LogKind::Events(source) => (EVENTS, self.source_id(source)),
-            LogKind::Updates(view) => (UPDATES, self.view_id(view)),
-        }
-    }
-
     /// Writes a commit: all of it or nothing. `sync`: it is on the disk, and the witness knows it, when this returns.
     ///
     /// # Errors
@@ -229,13 +260,13 @@ impl Store {
         if sync { self.sync() } else { Ok(()) }
     }
 
-    fn put_records(&self, batch: &mut WriteBatch, commit: &Commit) -> Vec<(u8, u32, u64, u64)> {
+    fn put_records(&self, batch: &mut WriteBatch, commit: &Commit) -> Vec<Recorded> {
         let log = self.family("log");
         let mut records = Vec::with_capacity(commit.records.len());
         for (number, record) in (0u32..).zip(&commit.records) {
-            let (kind, id) = self.log_place(record.kind);
-            batch.put_cf(&log, log_key(kind, id, commit.last.0, number), &record.bytes);
-            records.push((kind, id, record.rows as u64, digest(&record.bytes)));
+            batch.put_cf(&log, log_key(record.kind, commit.last.0, number), &record.bytes);
+            let (rows, digest) = (record.rows as u64, digest(&record.bytes));
+            records.push(Recorded { log: record.kind, rows, digest });
         }
         records
     }
@@ -296,12 +327,6 @@ impl Store {
         let from = last.saturating_add(1).to_be_bytes();
         let mode = rocksdb::IteratorMode::From(&from, rocksdb::Direction::Forward);
         self.db().iterator_cf(&self.family("commits"), mode).map(read_commit)
-    }
-
-    /// Rows of one kind in a commit, by its record.
-    pub fn rows_of(&self, commit: &CommitRecord, kind: LogKind) -> u64 {
-        let (kind, id) = self.log_place(kind);
-        commit.records.iter().filter(|r| (r.0, r.1) == (kind, id)).map(|r| r.2).sum()
     }
 
     /// The committed offsets.

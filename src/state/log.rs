@@ -2,9 +2,12 @@
 //!
 //! Invariants: records come back in the order of commits, every one that the commits name; a record that is missing, or
 //! whose digest or rows are not its commit's, is damage, never data.
-//! Neighbours: `commit` writes them; `offline` unions them with segments; recovery reads them from the redo point.
+//! Each log is sealed by itself, and each view has a redo point of its own: a view that lags holds back the sealing of the
+//! log that its pages follow from, and nothing else; no log is sealed beyond such a view's redo point (asserted in
+//! [`Store::seal`]).
+//! Neighbours: `commit` writes them; `offline` unions them with segments; recovery reads them from the redo points.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Cursor;
 
 use arrow::array::RecordBatch;
@@ -16,6 +19,7 @@ use rocksdb::{DBIterator, Direction, IteratorMode, WriteBatch};
 use super::commit::{LogKind, digest, log_key, read_commit};
 use super::faults::Step;
 use super::{StateError, Store, View, damaged};
+use crate::id::ViewId;
 use crate::time::Epoch;
 
 /// A batch as a log record's bytes.
@@ -47,10 +51,9 @@ pub struct TailRecord {
     pub batches: Vec<RecordBatch>,
 }
 
-/// The tail's records of one kind, each compared with what its commit says.
+/// The tail's records of one log, each compared with what its commit says.
 pub struct Tail<'a> {
-    /// Kind and id.
-    place: (u8, u32),
+    log: LogKind,
     until: u64,
     rows: DBIterator<'a>,
     commits: DBIterator<'a>,
@@ -86,11 +89,11 @@ impl Tail<'_> {
         Ok(Some(TailRecord { last, number, batches }))
     }
 
-    /// The next row of the kind: last epoch, number, bytes.
+    /// The next row of the log: last epoch, number, bytes.
     fn next_row(&mut self) -> Result<Option<(u64, u32, Box<[u8]>)>, StateError> {
         let Some(row) = self.rows.next() else { return Ok(None) };
         let (key, bytes) = row?;
-        let Some((last, number)) = of_key(&key, self.place) else { return Ok(None) };
+        let Some((last, number)) = of_key(&key, self.log) else { return Ok(None) };
         Ok((last <= self.until).then_some((last, number, bytes)))
     }
 
@@ -102,9 +105,9 @@ impl Tail<'_> {
             if commit.last > self.until {
                 return Ok(());
             }
-            for (number, (kind, id, rows, digest)) in (0..).zip(&commit.records) {
-                if (*kind, *id) == self.place {
-                    self.expected.push_back((commit.last, number, *rows, *digest));
+            for (number, record) in (0..).zip(&commit.records) {
+                if record.log == self.log {
+                    self.expected.push_back((commit.last, number, record.rows, record.digest));
                 }
             }
             if commit.last >= epoch {
@@ -115,8 +118,7 @@ impl Tail<'_> {
     }
 
     fn damaged(&self, last: u64, number: u32, why: &str) -> StateError {
-        let kind = char::from(self.place.0);
-        damaged(&format!("log record {kind}{} {number} of the commit up to {}", self.place.1, Epoch(last)), why)
+        damaged(&format!("log record {} {number} of the commit up to {}", self.log, Epoch(last)), why)
     }
 }
 
@@ -133,68 +135,103 @@ impl Iterator for Tail<'_> {
     }
 }
 
-/// Last epoch and number of a log record, if it is of this kind and id.
-fn of_key(key: &[u8], (kind, id): (u8, u32)) -> Option<(u64, u32)> {
+/// Last epoch and number of a log record, if it is of this log.
+fn of_key(key: &[u8], log: LogKind) -> Option<(u64, u32)> {
     let key: [u8; 17] = key.try_into().ok()?;
     let last = u64::from_be_bytes(key[5..13].try_into().expect("eight bytes"));
     let number = u32::from_be_bytes(key[13..].try_into().expect("four bytes"));
-    (log_key(kind, id, last, number) == key).then_some((last, number))
+    (log_key(log, last, number) == key).then_some((last, number))
+}
+
+/// Word of `meta`: how far a log is sealed.
+fn sealed_key(log: LogKind) -> String {
+    format!("sealed:{log}")
+}
+
+/// Word of `meta`: a view's redo point.
+pub(super) fn redo_key(view: ViewId) -> String {
+    format!("redo:{view}")
 }
 
 impl Store {
-    /// The tail's records of one kind whose commits end above `after` and at or below `until`, in order. It stays as it
+    /// The tail's records of one log whose commits end above `after` and at or below `until`, in order. It stays as it
     /// is now, whatever is committed or sealed meanwhile.
     ///
     /// # Errors
     /// RocksDB's.
-    pub fn tail(&self, kind: LogKind, after: u64, until: u64) -> Result<Tail<'_>, StateError> {
-        self.tail_of(View::new(self), kind, after, until)
+    pub fn tail(&self, log: LogKind, after: u64, until: u64) -> Result<Tail<'_>, StateError> {
+        self.tail_of(View::new(self), log, after, until)
     }
 
-    /// All of the tail's records of one kind, and the catalogue of the segments that hold what came before them: both as
+    /// All of the tail's records of one log, and the catalogue of the segments that hold what came before them: both as
     /// of one moment, so that a record that is sealed meanwhile is in exactly one of them.
     ///
     /// # Errors
     /// RocksDB's; a damaged catalogue.
-    pub fn whole_log(&self, kind: LogKind) -> Result<(SegmentRows, Tail<'_>), StateError> {
+    pub fn whole_log(&self, log: LogKind) -> Result<(SegmentRows, Tail<'_>), StateError> {
         let view = View::new(self);
-        let segments = segments(&view)?;
+        let segments = self.segments_of(&view)?;
         self.faults().at(Step::LogHalfRead)?;
-        Ok((segments, self.tail_of(view, kind, 0, u64::MAX)?))
+        Ok((segments, self.tail_of(view, log, 0, u64::MAX)?))
     }
 
-    fn tail_of<'a>(&'a self, view: View<'a>, kind: LogKind, after: u64, until: u64) -> Result<Tail<'a>, StateError> {
+    fn tail_of<'a>(&'a self, view: View<'a>, log: LogKind, after: u64, until: u64) -> Result<Tail<'a>, StateError> {
         // What is sealed is in the commits' records, and not in the tail.
-        let after = after.max(view.number("sealed")?);
-        let place = self.log_place(kind);
-        let from = log_key(place.0, place.1, after.saturating_add(1), 0);
+        let after = after.max(view.number(&sealed_key(log))?);
+        let from = log_key(log, after.saturating_add(1), 0);
         let rows = view.rows("log", IteratorMode::From(&from, Direction::Forward));
         let from = after.saturating_add(1).to_be_bytes();
         let commits = view.rows("commits", IteratorMode::From(&from, Direction::Forward));
-        Ok(Tail { place, until, rows, commits, expected: VecDeque::new(), ended: false, _view: view })
+        Ok(Tail { log, until, rows, commits, expected: VecDeque::new(), ended: false, _view: view })
     }
 
-    /// How far the tail has been moved into segments: records of commits up to here are gone from it.
+    /// How far a log has been moved into segments: its records of commits up to here are gone from the tail.
     ///
     /// # Errors
     /// RocksDB's.
-    pub fn sealed(&self) -> Result<u64, StateError> {
-        self.meta_number("sealed")
+    pub fn sealed(&self, log: LogKind) -> Result<u64, StateError> {
+        self.meta_number(&sealed_key(log))
     }
 
-    /// All updates up to here are in written-back pages.
+    /// How far each log is sealed, as of one moment.
+    pub(super) fn all_sealed(&self, view: &View<'_>) -> Result<BTreeMap<LogKind, u64>, StateError> {
+        self.ids().logs().map(|log| Ok((log, view.number(&sealed_key(log))?))).collect()
+    }
+
+    /// All updates of a view up to here are in written-back pages.
     ///
     /// # Errors
     /// RocksDB's.
-    pub fn redo_point(&self) -> Result<u64, StateError> {
-        self.meta_number("redo")
+    pub fn redo_point(&self, view: ViewId) -> Result<u64, StateError> {
+        self.meta_number(&redo_key(view))
     }
 
-    /// Adds segments to the catalogue and drops what they hold from the tail, in one batch.
+    /// How far a log may be sealed: to where the pages of every view that follows from it are; one from which no page
+    /// follows, to the last commit.
+    ///
+    /// # Errors
+    /// RocksDB's.
+    pub fn sealable(&self, log: LogKind) -> Result<u64, StateError> {
+        let mut least = self.tip.lock().last;
+        for view in self.ids().readers(log) {
+            least = least.min(self.redo_point(view)?);
+        }
+        Ok(least)
+    }
+
+    /// Adds segments to the catalogue and drops what they hold from the tail, in one batch: of each log, the records of
+    /// commits up to an epoch.
     ///
     /// # Errors
     /// RocksDB's; then the tail is as it was.
-    pub fn seal(&self, segments: &[NewSegment], until: u64, sources: usize, views: usize) -> Result<(), StateError> {
+    ///
+    /// # Panics
+    /// If a log would be sealed beyond [`Store::sealable`]: a restart redoes the tail, and would not find what it lacks.
+    pub fn seal(&self, segments: &[NewSegment], until: &[(LogKind, u64)]) -> Result<(), StateError> {
+        for (log, until) in until {
+            let pages = self.sealable(*log)?;
+            assert!(*until <= pages, "sealing {log} up to {}, pages hold it up to {}", Epoch(*until), Epoch(pages));
+        }
         let mut batch = WriteBatch::default();
         let mut listed = listed_segments(self.meta("segments")?)?;
         for NewSegment { key, entry, blocks } in segments {
@@ -205,12 +242,10 @@ impl Store {
         let counted = [listed.0.to_be_bytes(), listed.1.to_be_bytes()].concat();
         batch.put_cf(&self.family("meta"), "segments", counted);
         let log = self.family("log");
-        let kinds = (0..sources).map(LogKind::Events).chain((0..views).map(LogKind::Updates));
-        for kind in kinds {
-            let (kind, id) = self.log_place(kind);
-            batch.delete_range_cf(&log, log_key(kind, id, 0, 0), log_key(kind, id, until.saturating_add(1), 0));
+        for (sealed, until) in until {
+            batch.delete_range_cf(&log, log_key(*sealed, 0, 0), log_key(*sealed, until.saturating_add(1), 0));
+            batch.put_cf(&self.family("meta"), sealed_key(*sealed), until.to_be_bytes());
         }
-        batch.put_cf(&self.family("meta"), "sealed", until.to_be_bytes());
         self.write(batch, true)?;
         // What is sealed is in tables from now on, and the write-ahead log begins anew.
         self.flush()?;
@@ -230,7 +265,24 @@ impl Store {
     /// # Errors
     /// RocksDB's; a catalogue that lacks an entry or holds another.
     pub fn segments(&self) -> Result<SegmentRows, StateError> {
-        segments(&View::new(self))
+        self.segments_of(&View::new(self))
+    }
+
+    fn segments_of(&self, view: &View<'_>) -> Result<SegmentRows, StateError> {
+        let (mut rows, mut sum) = (vec![], 0u64);
+        for row in view.rows("registry", IteratorMode::From(SEGMENT, Direction::Forward)) {
+            let (key, value) = row?;
+            let Some(key) = key.strip_prefix(SEGMENT) else { break };
+            let key = String::from_utf8_lossy(key).into_owned();
+            sum = sum.wrapping_add(segment_digest(&key, &value));
+            rows.push((key, value.into_vec()));
+        }
+        let (count, wanted) = (rows.len() as u64, listed_segments(view.meta("segments")?)?);
+        if (count, sum) != wanted {
+            let why = format!("it lists {count} segments that are not the {} that were sealed", wanted.0);
+            return Err(damaged("the catalogue of segments", &why));
+        }
+        Ok(SegmentRows { sealed: self.all_sealed(view)?, rows })
     }
 }
 
@@ -246,29 +298,14 @@ pub struct NewSegment {
 
 /// The catalogue of segments as it is stored.
 pub struct SegmentRows {
-    /// Records of commits up to here are in segments and not in the tail.
-    pub sealed: u64,
+    /// By log: records of commits up to here are in segments and not in the tail.
+    pub sealed: BTreeMap<LogKind, u64>,
     /// Key and entry of each segment that was ever put into it.
     pub rows: Vec<(String, Vec<u8>)>,
 }
 
-fn segments(view: &View<'_>) -> Result<SegmentRows, StateError> {
-    const PREFIX: &[u8] = b"segment:";
-    let (mut rows, mut sum) = (vec![], 0u64);
-    for row in view.rows("registry", IteratorMode::From(PREFIX, Direction::Forward)) {
-        let (key, value) = row?;
-        let Some(key) = key.strip_prefix(PREFIX) else { break };
-        let key = String::from_utf8_lossy(key).into_owned();
-        sum = sum.wrapping_add(segment_digest(&key, &value));
-        rows.push((key, value.into_vec()));
-    }
-    let (count, wanted) = (rows.len() as u64, listed_segments(view.meta("segments")?)?);
-    if (count, sum) != wanted {
-        let why = format!("it lists {count} segments that are not the {} that were sealed", wanted.0);
-        return Err(damaged("the catalogue of segments", &why));
-    }
-    Ok(SegmentRows { sealed: view.number("sealed")?, rows })
-}
+/// Keys of segments in the registry begin so.
+const SEGMENT: &[u8] = b"segment:";
 
 /// How many segments were put into the catalogue, and the sum of their entries' digests.
 fn listed_segments(value: Option<Vec<u8>>) -> Result<(u64, u64), StateError> {

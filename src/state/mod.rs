@@ -2,19 +2,22 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `meta` | a word | format number, redo point, how far the tail is sealed, offsets, positions of sorted sources (`sorted:…`), ids of topics (`topic:…`), sources that may not go on (`refused:…`), how far a live node may go, counts of other families |
-//! | `registry` | `view:NAME`, `source:NAME`, `segment:…`, `blocks:…` | identity, version, fingerprint; the catalogue of segments |
+//! | `meta` | a word | format number, the next id, each view's redo point (`redo:…`), how far each log is sealed (`sealed:…`), offsets, positions of sorted sources (`sorted:…`), ids of topics (`topic:…`), sources that may not go on (`refused:…`), how far a live node may go, counts of other families |
+//! | `registry` | `view:NAME@VERSION`, `source:NAME`, `key:STREAM:…`, `segment:…`, `blocks:…` | id, fingerprint; the catalogue of segments |
 //! | `commits` | last epoch | [`commit::CommitRecord`] |
 //! | `log` | kind, id, last epoch, number | Arrow IPC: events of a source, updates of a view |
-//! | `pages` | view, version, group | [`page::Header`], then `fold::layout` |
-//! | `chunks` | view, version, group, chunk or run of a tally | `fold::layout` |
+//! | `pages` | view, group | [`page::Header`], then `fold::layout` |
+//! | `chunks` | view, group, chunk or run of a tally | `fold::layout` |
 //! | `quarantine` | epoch, number | a refused record |
 //!
 //! Beside it, in the data directory: `witness`, what had reached the disk; `writer.lock`; `segments/`, of `offline`.
 //!
-//! Numbers in keys are big-endian, so keys sort by them. Invariants: the view version is in every state key; a store of
-//! another format or of other definitions is refused by name. Neighbours: `open` opens it, `commit` and `cache` write,
-//! `check` compares what is there with what was written, everyone reads.
+//! A view and a source are named by their ids, which `registry` gives: a version of a view has one of its own. Numbers in
+//! keys are big-endian, so keys sort by them.
+//!
+//! Invariants: the view version is in every state key; a store of another format or of other definitions is refused by
+//! name. Neighbours: `open` opens it, `commit` and `cache` write, `check` compares what is there with what was written,
+//! everyone reads.
 
 pub mod cache;
 pub mod check;
@@ -26,11 +29,11 @@ pub mod page;
 pub mod published;
 pub mod quarantine;
 pub mod redo;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 mod witness;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,18 +41,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{BoundColumnFamily, DB, DBIterator, IteratorMode, ReadOptions, Snapshot, WriteBatch, WriteOptions};
-use serde::{Deserialize, Serialize};
 
 use crate::offset::Offsets;
-use crate::plan::Plan;
 use crate::time::Epoch;
 use commit::Tip;
 use faults::{Faults, Step};
 use published::Board;
+use registry::Ids;
 use witness::{Witness, WitnessFile};
 
 /// Format of the whole store.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Column families.
 pub const FAMILIES: [&str; 7] = ["meta", "registry", "commits", "log", "pages", "chunks", "quarantine"];
@@ -106,23 +108,14 @@ pub enum StateError {
     },
 }
 
-/// The identity of a view in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Registered {
-    id: u32,
-    version: u32,
-    fingerprint: String,
-}
-
 /// An open store.
 pub struct Store {
     db: DB,
     dir: PathBuf,
     access: Access,
     faults: Faults,
-    /// Ids of views and sources by their index in the plan.
-    view_ids: Vec<(u32, u32)>,
-    source_ids: Vec<u32>,
+    /// Of what the plan names.
+    ids: Ids,
     /// The last commit.
     tip: Mutex<Tip>,
     /// The committed offsets; held while a commit is written.
@@ -177,55 +170,6 @@ impl Store {
             None if !self.is_writer() => Err(StateError::Missing(self.dir.clone())),
             None => self.put_meta("format", &FORMAT.to_be_bytes()),
         }
-    }
-
-    /// Gives every view and source its id, and refuses definitions that the store was not made by.
-    fn register(&mut self, plan: &Plan, write: bool) -> Result<(), StateError> {
-        let mut known: BTreeMap<String, Registered> = BTreeMap::new();
-        for row in self.db.iterator_cf(&self.family("registry"), rocksdb::IteratorMode::Start) {
-            let (key, value) = row?;
-            let key = String::from_utf8_lossy(&key).into_owned();
-            if key.starts_with("view:") || key.starts_with("source:") {
-                let registered = serde_json::from_slice(&value)
-                    .map_err(|e| StateError::Damaged { what: format!("registry entry {key}"), why: e.to_string() })?;
-                known.insert(key, registered);
-            }
-        }
-        let wanted: Vec<(String, String)> = (plan.views.iter())
-            .map(|v| (format!("view:{}", v.plan.name), v.plan.fingerprint.clone()))
-            .chain(plan.sources.iter().map(|s| (format!("source:{}", s.name), format!("{:?} {:?}", s.kind, s.columns))))
-            .collect();
-        let fresh = known.is_empty();
-        let mut differences = vec![];
-        for (key, fingerprint) in &wanted {
-            match known.get(key) {
-                Some(r) if r.fingerprint == *fingerprint => {}
-                Some(_) => differences.push(format!("{} has changed", spoken(key))),
-                None if fresh => {}
-                None => differences.push(format!("{} is new", spoken(key))),
-            }
-        }
-        let gone = known.keys().filter(|k| !wanted.iter().any(|(w, _)| w == *k));
-        differences.extend(gone.map(|k| format!("{} is missing", spoken(k))));
-        if !differences.is_empty() {
-            return Err(StateError::OtherDefinitions(differences));
-        }
-        if fresh && write {
-            let mut batch = WriteBatch::default();
-            for (id, (key, fingerprint)) in (1u32..).zip(&wanted) {
-                let registered = Registered { id, version: 1, fingerprint: fingerprint.clone() };
-                let value = serde_json::to_vec(&registered).expect("plain fields always encode");
-                batch.put_cf(&self.family("registry"), key, value);
-                known.insert(key.clone(), registered);
-            }
-            self.write(batch, true)?;
-        } else if fresh {
-            return Err(StateError::Missing(self.dir.clone()));
-        }
-        let id = |key: String| known.get(&key).map_or((0, 0), |r| (r.id, r.version));
-        self.view_ids = plan.views.iter().map(|v| id(format!("view:{}", v.plan.name))).collect();
-        self.source_ids = plan.sources.iter().map(|s| id(format!("source:{}", s.name)).0).collect();
-        Ok(())
     }
 
     /// What readers in this process may see. A reader's own board shows what was there when it was opened.
@@ -349,36 +293,9 @@ impl Store {
         Ok(self.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default())?)
     }
 
-    /// Start of a view's keys in `pages` and `chunks`: id and version.
-    pub fn view_prefix(&self, view: usize) -> [u8; 8] {
-        let (id, version) = self.view_ids[view];
-        let mut key = [0; 8];
-        key[..4].copy_from_slice(&id.to_be_bytes());
-        key[4..].copy_from_slice(&version.to_be_bytes());
-        key
-    }
-
-    /// A source's id.
-    pub fn source_id(&self, source: usize) -> u32 {
-        self.source_ids[source]
-    }
-
-    /// A view's id.
-    pub fn view_id(&self, view: usize) -> u32 {
-        self.view_ids[view].0
-    }
-
     /// A property of RocksDB, for metrics.
     pub fn property(&self, name: &str) -> Option<u64> {
         self.db.property_int_value(name).ok().flatten()
-    }
-}
-
-fn spoken(key: &str) -> String {
-    match key.split_once(':') {
-        Some(("view", name)) => format!("view `{name}`"),
-        Some((_, name)) => format!("stream or table `{name}`"),
-        None => key.to_string(),
     }
 }
 

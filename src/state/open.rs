@@ -26,6 +26,7 @@ use rocksdb::{
 use super::commit::Tip;
 use super::faults::Faults;
 use super::published::{Board, Published};
+use super::registry::Ids;
 use super::witness::{Witness, WitnessFile};
 use super::{Access, FAMILIES, StateError, Store, damaged};
 use crate::offset::Offsets;
@@ -66,8 +67,9 @@ impl Store {
         let access = Access::Write { _lock: lock, witness: Mutex::new(WitnessFile::open(dir, faults.clone())?) };
         let mut store = Store { faults, ..Store::unchecked(db, dir, access) };
         store.check_format()?;
+        store.look_up(plan)?;
         store.check_opened(witness.as_ref(), true)?;
-        store.register(plan, true)?;
+        store.register(plan)?;
         store.board = Board::new(store.settled()?);
         let promise = store.promised()?;
         store.begins_after = store.find_beginning(promise)?;
@@ -96,8 +98,8 @@ impl Store {
         let db = if beside { open_picture(&path, &scratch.0)? } else { open_alone(&path, &scratch.0)? };
         let mut store = Store::unchecked(db, dir, Access::Read { _scratch: scratch, beside });
         store.check_format()?;
+        store.look_up(plan)?;
         store.check_opened(witness.as_ref(), !beside)?;
-        store.register(plan, false)?;
         store.board = Board::new(store.settled()?);
         Ok(store)
     }
@@ -108,8 +110,7 @@ impl Store {
             dir: dir.to_path_buf(),
             access,
             faults: Faults::default(),
-            view_ids: vec![],
-            source_ids: vec![],
+            ids: Ids::default(),
             tip: Mutex::new(Tip::NONE),
             ends: Mutex::new(Offsets::default()),
             logged: AtomicU64::new(0),

@@ -1,9 +1,9 @@
-//! Redo: the log since the last write-back, applied to the pages that lack it.
+//! Redo: the log since a view's last write-back, applied to its pages that lack it.
 //!
 //! How a view's updates follow from its stream's events is the caller's word: `state` knows no expressions.
 //!
 //! Invariants: a page takes only updates above the epoch it contains, so redo may repeat anything. Neighbours:
-//! `cache` moves the redo point, `offline` projects events, `engine` calls this before it serves.
+//! `cache` moves the redo points, `offline` projects events, `engine` calls this before it serves.
 
 use std::fmt::Display;
 
@@ -16,7 +16,7 @@ use crate::fold::columns::from_batch;
 use crate::fold::entry::Updates;
 use crate::plan::Plan;
 
-/// Applies the log's tail behind the redo point to the pages of all views, or of one. `project`: the updates of a view
+/// Applies the log's tail behind each view's redo point to its pages: of all views, or of one. `project`: the updates of a view
 /// (its index in the plan) that follow from a batch of its stream's events.
 ///
 /// # Errors
@@ -28,34 +28,28 @@ pub fn redo<E: Display>(
     only: Option<usize>,
     project: impl Fn(usize, &RecordBatch) -> Result<Vec<Updates>, E>,
 ) -> Result<u64, StateError> {
-    let (from, until) = (store.redo_point()?, cache.published().epoch);
+    let until = cache.published().epoch;
     let mut applied = 0;
     for (view, planned) in plan.views.iter().enumerate().filter(|(n, _)| only.is_none_or(|o| o == *n)) {
         let misfit =
             |why: String| StateError::Damaged { what: format!("the log of view `{}`", planned.plan.name), why };
-        if !planned.logs_updates() {
-            let Some(source) = plan.source_index(&planned.plan.stream.name) else { continue };
-            let mut complete = Complete::after(from);
-            for record in store.tail(LogKind::Events(source), from, until)? {
-                let record = record?;
-                let complete = complete.before(record.last);
-                for batch in record.batches {
-                    for updates in project(view, &batch).map_err(|e| misfit(e.to_string()))? {
-                        applied += updates.len() as u64;
-                        cache.redo(&updates, complete)?;
-                    }
-                }
-            }
-            continue;
-        }
+        let (id, log) = (store.ids().view(view), store.ids().log_of(view));
+        let from = store.redo_point(id)?;
         let mut complete = Complete::after(from);
-        for record in store.tail(LogKind::Updates(view), from, until)? {
+        for record in store.tail(log, from, until)? {
             let record = record?;
             let complete = complete.before(record.last);
             for batch in record.batches {
-                let updates = from_batch(&batch, &planned.fold.plan).map_err(|e| misfit(e.to_string()))?;
-                applied += updates.len() as u64;
-                cache.redo(&Updates { view, ..updates }, complete)?;
+                let updates = match log {
+                    LogKind::Events(_) => project(view, &batch).map_err(|e| misfit(e.to_string()))?,
+                    LogKind::Updates(_) => {
+                        vec![from_batch(id, &batch, &planned.fold.plan).map_err(|e| misfit(e.to_string()))?]
+                    }
+                };
+                for updates in updates {
+                    applied += updates.len() as u64;
+                    cache.redo(&updates, complete)?;
+                }
             }
         }
     }

@@ -11,13 +11,14 @@ use rocksdb::WriteBatch;
 
 use super::cache::{Cache, Read};
 use super::commit::{ClockKind, Commit, LogKind, LogRecord};
-use super::log::encode_batch;
+use super::log::{encode_batch, redo_key};
 use super::published::Promise;
 use super::redo::redo;
 use super::witness::Witness;
 use super::{StateError, Store};
 use crate::event::EventBatch;
 use crate::fold::entry::Updates;
+use crate::id::ViewId;
 use crate::key::EntityCodec;
 use crate::offset::Offsets;
 use crate::plan::Plan;
@@ -55,13 +56,24 @@ impl World {
         self.dir.path().join("data")
     }
 
+    /// The log of the clicks.
+    fn events(&self) -> LogKind {
+        LogKind::Events(self.store.ids().source(0))
+    }
+
+    /// The redo points of both views.
+    fn redo_points(&self) -> [u64; 2] {
+        [0, 1].map(|view| self.store.redo_point(self.store.ids().view(view)).expect("readable"))
+    }
+
     /// The process ends, by itself or not, and another opens what it left.
     fn again(self) -> World {
         let World { dir, plan, store, cache } = self;
         drop((store, cache));
         let store = Arc::new(Store::open(&dir.path().join("data"), &plan).expect("it opens"));
         let cache = Cache::new(Arc::clone(&store), &plan).expect("readable");
-        redo(&store, &plan, &cache, None, |view, events| projected(&plan, view, events)).expect("the tail is readable");
+        redo(&store, &plan, &cache, None, |view, events| projected(&store, &plan, view, events))
+            .expect("the tail is readable");
         World { dir, plan, store, cache }
     }
 
@@ -83,7 +95,7 @@ impl World {
 
     fn commit_of(&self, epoch: u64, batch: Option<&RecordBatch>, refused: usize) -> Commit {
         let record = |batch: &RecordBatch| LogRecord {
-            kind: LogKind::Events(0),
+            kind: self.events(),
             rows: batch.num_rows(),
             bytes: encode_batch(batch).expect("plain types"),
         };
@@ -123,7 +135,7 @@ impl World {
     /// Puts the updates of a batch into pages, before their commit.
     fn push(&self, batch: &RecordBatch) {
         for view in 0..self.plan.views.len() {
-            for updates in projected(&self.plan, view, batch).expect("it can be evaluated") {
+            for updates in projected(&self.store, &self.plan, view, batch).expect("it can be evaluated") {
                 self.cache.push(&updates).expect("pages are readable");
             }
         }
@@ -141,8 +153,10 @@ impl World {
     }
 }
 
-fn projected(plan: &Plan, view: usize, events: &RecordBatch) -> Result<Vec<Updates>, DataFusionError> {
-    Ok(Projector::new(view, &plan.views[view])?.project_events(&EventBatch::new(events.clone())?, 1)?.updates)
+fn projected(store: &Store, plan: &Plan, view: usize, events: &RecordBatch) -> Result<Vec<Updates>, DataFusionError> {
+    Ok(Projector::new(store.ids().view(view), &plan.views[view])?
+        .project_events(&EventBatch::new(events.clone())?, 1)?
+        .updates)
 }
 
 /// What a panic said.
@@ -290,12 +304,12 @@ fn the_redo_point_is_where_every_page_is() {
     let (_, hold) = world.cache.hold_published();
     world.take(20, 0..300);
     world.cache.write_back().expect("written");
-    assert_eq!(world.store.redo_point().expect("readable"), 10);
+    assert_eq!(world.redo_points(), [10, 10]);
     drop(hold);
     let world = world.again();
     assert_eq!(world.count(7), World::new_count(2));
     world.cache.write_back().expect("written");
-    assert_eq!(world.store.redo_point().expect("readable"), 20);
+    assert_eq!(world.redo_points(), [20, 20]);
 }
 
 impl World {
@@ -315,7 +329,9 @@ fn redo_skips_what_a_page_has() {
     world.take(20, 0..300);
     let before = world.count(7);
     world.cache.write_back().expect("written");
-    world.store.put_meta("redo", &0u64.to_be_bytes()).expect("written");
+    for view in world.store.ids().views() {
+        world.store.put_meta(&redo_key(view), &0u64.to_be_bytes()).expect("written");
+    }
     let world = world.again();
     assert_eq!(world.count(7), before);
     world.take(30, 0..300);
@@ -434,8 +450,8 @@ fn pages_that_are_only_read_count_as_well() {
 fn what_the_tail_lacks_is_noticed_when_it_is_read() {
     let world = World::new();
     (1..=5).for_each(|n| world.take(n * 10, 0..3));
-    let read = || world.store.tail(LogKind::Events(0), 0, u64::MAX).expect("readable").map(|r| r.map(|r| r.last));
-    let last = |n: u64| super::commit::log_key(b'e', world.store.source_id(0), n, 0);
+    let read = || world.store.tail(world.events(), 0, u64::MAX).expect("readable").map(|r| r.map(|r| r.last));
+    let last = |n: u64| super::commit::log_key(world.events(), n, 0);
     assert_eq!(read().collect::<Result<Vec<_>, _>>().expect("whole"), [10, 20, 30, 40, 50]);
     let log = world.store.family("log");
     for n in [10, 30, 50] {
@@ -446,7 +462,7 @@ fn what_the_tail_lacks_is_noticed_when_it_is_read() {
         let error = found.into_iter().next_back().expect("one").expect_err("it is missing").to_string();
         assert!(error.contains("it is missing"), "{error}");
         // What ends before it is whole.
-        let before = world.store.tail(LogKind::Events(0), 0, n - 1).expect("readable");
+        let before = world.store.tail(world.events(), 0, n - 1).expect("readable");
         assert_eq!(before.filter(Result::is_ok).count() as u64, n / 10 - 1);
         let mut other = row.clone();
         let middle = other.len() / 2;
@@ -513,8 +529,75 @@ fn another_format_is_refused_with_what_to_do() {
     ] {
         assert_eq!(
             error.to_string(),
-            "the data directory has format 1, this program reads 3: replay the sources into another --data-dir, or \
+            "the data directory has format 1, this program reads 4: replay the sources into another --data-dir, or \
              read it with the version that made it"
         );
     }
+}
+
+/// What one view's pages lack holds back nobody else: each is redone from its own point, and a log is sealed as far as the
+/// views that read it.
+#[test]
+fn each_view_is_redone_from_its_own_point() {
+    for lags in [0, 1] {
+        let world = World::new();
+        (1..=4).for_each(|n| world.take(n * 10, 0..300));
+        let before = (world.count(7), world.store.sealable(world.events()).expect("readable"));
+        assert_eq!(before.1, 0, "no page has a row yet");
+        world.cache.write_back().expect("written");
+        assert_eq!(world.store.sealable(world.events()).expect("readable"), 40);
+        // One view's rows are those of an earlier moment, as if it had come later, or a pass had ended before it.
+        let id = world.store.ids().view(lags);
+        let mut batch = WriteBatch::default();
+        for family in ["pages", "chunks"] {
+            batch.delete_range_cf(&world.store.family(family), id.to_be_bytes(), after(id));
+        }
+        batch.delete_cf(&world.store.family("meta"), super::check::count_key(id));
+        batch.delete_cf(&world.store.family("meta"), redo_key(id));
+        world.store.write(batch, true).expect("written");
+        let world = world.again();
+        assert_eq!(world.redo_points()[lags], 0);
+        assert_eq!(world.redo_points()[1 - lags], 40, "the other is where it was");
+        assert_eq!(world.count(7), before.0, "view {lags} is redone from the first commit on");
+        assert_eq!(world.store.sealable(world.events()).expect("readable"), 0, "it still needs the tail");
+        let said = panic_of(|| world.store.seal(&[], &[(world.events(), 20)]).expect("written"));
+        assert!(said.contains("pages hold it up to"), "{said}");
+        world.cache.write_back().expect("written");
+        assert_eq!(world.redo_points(), [40, 40]);
+        world.store.check_all().expect("whole");
+    }
+}
+
+/// The first key behind all of a view's.
+fn after(view: ViewId) -> [u8; 4] {
+    (u32::from_be_bytes(view.to_be_bytes()) + 1).to_be_bytes()
+}
+
+/// An id that was given stays given, whatever becomes of what had it.
+#[test]
+fn an_id_is_never_given_twice() {
+    let world = World::new();
+    let ids = |world: &World| {
+        let ids = world.store.ids();
+        let views: Vec<String> = ids.views().map(|v| v.to_string()).collect();
+        (views, ids.source(0).to_string())
+    };
+    assert_eq!(ids(&world), (vec!["1".into(), "2".into()], "3".into()));
+    let clear = |world: &World| {
+        let registry = world.store.family("registry");
+        let rows = world.store.db().iterator_cf(&registry, rocksdb::IteratorMode::Start);
+        rows.for_each(|row| world.store.db().delete_cf(&registry, row.expect("readable").0).expect("deleted"));
+    };
+    let world = world.again();
+    assert_eq!(ids(&world), (vec!["1".into(), "2".into()], "3".into()), "opened again, they are what they were");
+    clear(&world);
+    let world = world.again();
+    assert_eq!(ids(&world), (vec!["5".into(), "6".into()], "7".into()), "their key was the fourth");
+    // Behind a commit nobody could say whose it was.
+    world.take(10, 0..3);
+    clear(&world);
+    let World { dir, plan, store, cache } = world;
+    drop((store, cache));
+    let error = Store::open(&dir.path().join("data"), &plan).err().expect("refused").to_string();
+    assert!(error.contains("the registry is damaged"), "{error}");
 }

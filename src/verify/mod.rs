@@ -238,11 +238,12 @@ impl Verifier<'_> {
         compared: &mut Comparison<'_>,
     ) -> Result<(), VerifyError> {
         let Some(fails) = &sample.refused else { return Ok(()) };
-        let name = &self.plan.views[view].plan.name;
+        let plan = &self.plan.views[view].plan;
         let mut kept: BTreeSet<(i32, i64)> = BTreeSet::new();
         for rejected in self.offline.store().quarantine() {
             let rejected = rejected?;
-            if rejected.view.as_ref() == Some(name) && rejected.epoch <= epoch.0 {
+            let is_its = rejected.view.as_ref() == Some(&plan.name) && rejected.source == plan.stream.name;
+            if is_its && rejected.epoch <= epoch.0 {
                 kept.insert((rejected.partition, rejected.offset));
             }
         }

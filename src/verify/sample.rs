@@ -169,7 +169,7 @@ impl Sample {
         }
         let mut walk = ByHash::new(verifier.offline, view, &Some(hashes.clone().into()), epoch)?;
         for hash in hashes {
-            let mut updates = Updates::default();
+            let mut updates = Updates::of(verifier.offline.store().ids().view(view));
             walk.take(hash, &mut updates)?;
             keep(updates);
         }

@@ -78,7 +78,7 @@ impl World {
     fn change_page(&self, data: &Path, view: &str, pick: fn(&headwater::fold::Evaluation) -> String) {
         let view = self.loaded.plan.view_index(view).expect("there is one");
         let fold = &self.loaded.plan.views[view].fold;
-        let prefix = self.loaded.open(data).store.view_prefix(view);
+        let prefix = self.loaded.open(data).store.ids().view(view).to_be_bytes();
         let db = open(data);
         let pages = db.cf_handle("pages").expect("all families exist");
         for row in db.iterator_cf(&pages, IteratorMode::Start) {
@@ -115,7 +115,7 @@ fn other_page(
         let is = answer(&other)?;
         (is.values == was.values && pick(&is) != pick(&was)).then(|| {
             // As a writer with a bug would have written it.
-            let digest = row_digest(&key[8..], &other[8..]);
+            let digest = row_digest(&key[4..], &other[8..]);
             other[..8].copy_from_slice(&digest.to_le_bytes());
             other
         })
@@ -127,7 +127,8 @@ fn whatever_is_changed_is_named() {
     let world = World::new();
     world.check("deleted_page", &["recent", "pages say nothing", "an answer"], |data| {
         let prefix =
-            world.loaded.open(data).store.view_prefix(world.loaded.plan.view_index("recent").expect("there is one"));
+            world.loaded.open(data).store.ids().view(world.loaded.plan.view_index("recent").expect("there is one"));
+        let prefix = prefix.to_be_bytes();
         let db = open(data);
         let pages = db.cf_handle("pages").expect("all families exist");
         let mut rows = db.iterator_cf(&pages, IteratorMode::Start).map(|row| row.expect("readable").0);

@@ -248,7 +248,7 @@ impl Loaded {
                 node.cache().write_back().expect("pages are written");
             }
             if n == all / 3 {
-                let until = node.store().redo_point().expect("the redo point is readable");
+                let until = node.cache().published().epoch;
                 node.offline().seal(Epoch(until)).expect("the tail is sealed");
             }
         }
@@ -288,7 +288,7 @@ impl Loaded {
                 node.drain().expect("what was fed is committed");
                 node.cache().write_back().expect("pages are written");
                 if rng.random_bool(0.5) {
-                    let until = store.redo_point().expect("the redo point is readable");
+                    let until = node.cache().published().epoch;
                     node.offline().seal(Epoch(until)).expect("the tail is sealed");
                 }
             }

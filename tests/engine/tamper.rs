@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headwater::fold::{Fold, layout};
+use headwater::id::ViewId;
 use headwater::source::replay::ReplayClock;
 use headwater::state::page::{Header, row_digest};
 use headwater::state::{FAMILIES, Store};
@@ -101,7 +102,7 @@ fn other_page(key: &[u8], row: &[u8], fold: &Fold, now: i64) -> Option<Vec<u8>> 
         let mut other = row.to_vec();
         other[at] ^= 1;
         (answer(&other)? != was).then(|| {
-            let digest = row_digest(&key[8..], &other[8..]);
+            let digest = row_digest(&key[4..], &other[8..]);
             other[..8].copy_from_slice(&digest.to_le_bytes());
             other
         })
@@ -109,15 +110,15 @@ fn other_page(key: &[u8], row: &[u8], fold: &Fold, now: i64) -> Option<Vec<u8>> 
 }
 
 /// Replaces a page by another, with the digest and the count that a writer with a bug would give it.
-fn forge_page(data: &Path, prefix: &[u8], fold: &Fold, now: i64) {
+fn forge_page(data: &Path, view: ViewId, fold: &Fold, now: i64) {
     let db = open(data);
     let (pages, meta) = (db.cf_handle("pages").expect("there"), db.cf_handle("meta").expect("there"));
     let rows = db.iterator_cf(&pages, IteratorMode::Start).map(|row| row.expect("readable"));
-    let mut rows = rows.filter(|(key, _)| key.starts_with(prefix));
+    let mut rows = rows.filter(|(key, _)| key.starts_with(&view.to_be_bytes()));
     let forged = rows.find_map(|(key, row)| Some((other_page(&key, &row, fold, now)?, key, row)));
     let (other, key, row) = forged.expect("some page can be changed");
     let digest = |row: &[u8]| u64::from_le_bytes(row[..8].try_into().expect("eight bytes"));
-    let name = format!("pages:{:016x}", u64::from_be_bytes(prefix.try_into().expect("eight bytes")));
+    let name = format!("pages:{view}");
     let mut count = db.get_cf(&meta, &name).expect("readable").expect("they are counted");
     let sum = u64::from_be_bytes(count[8..].try_into().expect("sixteen bytes"));
     let sum = sum.wrapping_sub(digest(&row)).wrapping_add(digest(&other));
@@ -142,10 +143,11 @@ fn a_changed_page_is_noticed() {
     let opened = stores.loaded.open(&stores.deployment.path("sealed"));
     let last = opened.store.last_commit().expect("readable").expect("there is one");
     for (view, planned) in stores.loaded.plan.views.iter().enumerate() {
-        let (prefix, name) = (opened.store.view_prefix(view), &planned.plan.name);
+        let (id, name) = (opened.store.ids().view(view), &planned.plan.name);
+        let prefix = id.to_be_bytes();
         let of_view = |key: &[u8]| key.starts_with(&prefix);
         stores.check(&format!("{name} forged"), "sealed", 3, ": pages say", |data| {
-            forge_page(data, &prefix, &planned.fold, last.visible);
+            forge_page(data, id, &planned.fold, last.visible);
         });
         stores.check(&format!("{name} gone"), "sealed", 1, "rows of it are there", |data| {
             rewrite(data, "pages", |key, _| of_view(key).then_some(None));
@@ -211,9 +213,9 @@ fn a_changed_log_is_noticed() {
     stores.check("format gone", "tail", 1, "the format is damaged", |data| {
         rewrite(data, "meta", |k, _| (k == b"format").then_some(None));
     });
-    for (word, says) in [("redo", "the order of sealing"), ("sealed", "the log is sealed up to")] {
+    for (word, says) in [("redo:", "the order of sealing"), ("sealed:", "the log is sealed up to")] {
         stores.check(&format!("{word} gone"), "sealed", 1, says, |data| {
-            rewrite(data, "meta", |k, _| (k == word.as_bytes()).then_some(None));
+            rewrite(data, "meta", |k, _| k.starts_with(word.as_bytes()).then_some(None));
         });
     }
 }
@@ -221,7 +223,7 @@ fn a_changed_log_is_noticed() {
 #[test]
 fn a_changed_segment_is_noticed() {
     let stores = Stores::new();
-    for log in ["events", "updates"] {
+    for log in ["events", "updates", "keyed"] {
         let mut found = vec![];
         files(stores.deployment.path("sealed").join("segments").join(log), &mut found);
         found.retain(|f| f.extension().is_some_and(|e| e == "parquet"));

@@ -190,7 +190,7 @@ impl Running {
     pub(crate) fn seal(&self, world: &World) {
         let Ok(_house) = self.house.try_borrow_mut() else { return };
         world.note(|| "seal".into());
-        let Some(until) = self.run(world, "redo point", self.online.cache().store().redo_point()) else { return };
+        let until = self.online.cache().published().epoch;
         if self.run(world, "seal", self.online.offline().seal(Epoch(until))).is_some() {
             world.counts.borrow_mut().sealed += 1;
         }
