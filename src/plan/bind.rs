@@ -145,6 +145,16 @@ impl Catalog {
         Some((select, Arc::clone(self.plan(&from).ok()?.schema())))
     }
 
+    /// What stands in `WHERE` and is no condition, or else what stands in `HAVING`.
+    fn value_for_condition<'q>(&self, query: &'q ast::Query) -> Option<&'q ast::Expr> {
+        let (select, schema) = self.outer(query)?;
+        let is_value = |e: &&ast::Expr| {
+            let data_type = self.expression(e, &schema).and_then(|e| e.get_type(&schema));
+            data_type.is_ok_and(|t| t != DataType::Boolean && !t.is_null())
+        };
+        select.selection.as_ref().filter(is_value).or(select.having.as_ref())
+    }
+
     /// The name of an aggregate of one argument, and that argument's type.
     fn aggregated(&self, query: &ast::Query, expr: &ast::Expr) -> Option<(String, DataType)> {
         let ast::Expr::Function(function) = expr else { return None };
@@ -334,6 +344,11 @@ pub fn diagnose(
             "bool_and" | "bool_or" => format!("compare it with something: {name}(x > 0)"),
             _ => "cast it to BIGINT, DOUBLE or DECIMAL".to_string(),
         });
+    } else if let Some(value) = catalog.value_for_condition(query).filter(|_| message.contains("non-boolean predicate"))
+    {
+        message = format!("`{value}` is not a condition");
+        help = Some("compare it with something".to_string());
+        return vec![Diagnostic::new(message, place(file, value.span()), text, help)];
     }
     let mut span = blamed.as_ref().map(|(e, _)| place(file, e.span()));
     if let Some(d) = error.diagnostic() {

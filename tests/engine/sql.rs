@@ -280,6 +280,17 @@ fn what_never_works_is_refused_at_its_word() {
     of("count(*) FILTER (WHERE array_has(ns, s))", &["array_has looks for TEXT in BIGINT[]"]);
     of("max(round(d, 1))", &["AS DECIMAL(p, s)), which rounds"]);
     of("last_value(named_struct('a', i, 'a', x))", &["two fields of the struct are called 'a'"]);
+    refused(
+        "SELECT u, count(*) AS n FROM events WHERE i + 1 GROUP BY u",
+        &["`i + 1` is not a condition", "b.sql:1:68"],
+    );
+    let having = |what: &str, words: &[&str]| {
+        refused(&format!("SELECT u, count(*) AS n FROM events WHERE yes GROUP BY u HAVING {what}"), words);
+    };
+    having("sum(i)", &["`sum(i)` is not a condition", "b.sql:1:90", "compare it with something"]);
+    having("i > 3", &["must appear in GROUP BY", "b.sql:1:90"]);
+    having("1 / 0 > 1", &["this fails on every row: divide by zero", "b.sql:1:90"]);
+    having("random() > 0.5", &["random() is not supported", "b.sql:1:90"]);
     let join = "SELECT e.u, count(*) AS n FROM events AS e JOIN names AS t ON CASE WHEN now() > e.ts THEN e.u ELSE 0 END = t.u GROUP BY e.u";
     refused(join, &["now() may not stand in the equality of a join"]);
     let alone =
