@@ -1,7 +1,8 @@
 //! One value as a cell of CSV.
 //!
 //! Null is nothing and an empty string `""`; doubles are the shortest text that reads back, decimals keep their scale, times
-//! are written as everywhere, bytes as base64. What no calendar has is the number that stands for it. Neighbours: `label_csv` reads cells; `label_file` writes lines of them.
+//! are written as everywhere, bytes as base64, lists and structs as JSON. What no calendar has is the number that stands for
+//! it. Neighbours: `label_csv` reads cells; `label_file` writes lines of them.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
@@ -10,7 +11,9 @@ use arrow::datatypes::{
 };
 use arrow::util::display::array_value_to_string;
 use base64::Engine as _;
+use datafusion::common::ScalarValue;
 
+use crate::serve::json::to_json;
 use crate::time::format_instant;
 
 /// A value as CSV says it: null is nothing, an empty string `""`, numbers in the shortest text that reads back.
@@ -41,6 +44,9 @@ pub(super) fn put_cell(column: &ArrayRef, row: usize, line: &mut String) -> anyh
         DataType::BinaryView => bytes(column.as_binary_view().value(row)),
         DataType::FixedSizeBinary(_) => bytes(column.as_fixed_size_binary().value(row)),
         DataType::Utf8 => put_text(column.as_string::<i32>().value(row), line),
+        DataType::List(_) | DataType::Struct(_) => {
+            put_text(&to_json(&ScalarValue::try_from_array(column, row)?).to_string(), line);
+        }
         _ => put_text(&array_value_to_string(column, row)?, line),
     }
     Ok(())

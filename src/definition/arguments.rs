@@ -6,15 +6,16 @@
 //! every function; `functions` has the names.
 
 use datafusion::sql::sqlparser::ast::{
-    DuplicateTreatment, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, OrderByExpr, OrderByOptions, Spanned,
+    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, Interval, OrderByExpr, OrderByOptions, Spanned, UnaryOperator, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::Span as TokenSpan;
 
 use super::check::is_function;
 use super::clauses::Walk;
 use super::expressions::SUBQUERY;
-use super::functions::{calls, is_aggregate, unlisted};
+use super::functions::{aggregated, calls, is_aggregate, unlisted};
+use super::interval::length;
 use super::names::known_as;
 
 impl Walk<'_> {
@@ -36,7 +37,7 @@ impl Walk<'_> {
         if !matches!(parameters, FunctionArguments::None) {
             self.refuse(at, format!("{known} with parameters is not supported"), "write its arguments alone");
         }
-        let ordered = matches!(known.as_str(), "first_value" | "last_value");
+        let ordered = matches!(known.as_str(), "first_value" | "last_value" | "array_agg");
         self.arguments(at, &known, args, aggregate, ordered);
         if let Some(condition) = filter {
             self.expr(condition);
@@ -54,13 +55,17 @@ impl Walk<'_> {
         }
         if !within_group.is_empty() {
             let at = self.place(at.end, "WITHIN GROUP");
-            self.refuse(at, "WITHIN GROUP is not supported", "use last_value(column ORDER BY other)");
+            let help = match known.as_str() {
+                "approx_percentile_cont" => "write approx_percentile_cont(column, 0.95)",
+                _ => "use last_value(column ORDER BY other)",
+            };
+            self.refuse(at, "WITHIN GROUP is not supported", help);
         }
     }
 
     fn nulls(&mut self, from: TokenSpan, name: &str) {
         let at = self.place(from.end, "NULLS");
-        let help = "leave it out: only first_value and last_value see nulls";
+        let help = "leave it out: only first_value, last_value and array_agg see nulls";
         self.refuse(at, format!("IGNORE NULLS and RESPECT NULLS in {name} are not supported"), help);
     }
 
@@ -87,6 +92,17 @@ impl Walk<'_> {
             return self.refuse(at, format!("{name}(DISTINCT *) is not supported"), help);
         }
         args.iter().for_each(|arg| self.argument(at, name, arg));
+        let constants = aggregated(name).unwrap_or_default().chars().zip(args);
+        constants.for_each(|(letter, arg)| self.constant(name, letter, arg));
+        if name == "array_agg" {
+            let limited = clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::Limit(_)));
+            if args.len() != 1 {
+                self.refuse(at, "array_agg takes one argument", "wrap several in struct(…)");
+            } else if !limited {
+                let help = "say how many: array_agg(column ORDER BY ts DESC LIMIT 10) has the last ten";
+                self.refuse(at, "array_agg without LIMIT is not supported: the list would grow for ever", help);
+            }
+        }
         for clause in clauses {
             let word = match clause {
                 FunctionArgumentClause::OrderBy(keys) => {
@@ -99,6 +115,13 @@ impl Walk<'_> {
                 FunctionArgumentClause::IgnoreOrRespectNulls(_) => {
                     if !ordered {
                         self.nulls(at, name);
+                    }
+                    continue;
+                }
+                FunctionArgumentClause::Limit(limit) if name == "array_agg" => {
+                    if !is_number_of_values(limit) {
+                        let message = format!("LIMIT takes a whole number from 1 to {MOST}");
+                        self.refuse(limit.span(), message, "write array_agg(column ORDER BY ts DESC LIMIT 10)");
                     }
                     continue;
                 }
@@ -139,6 +162,27 @@ impl Walk<'_> {
         }
     }
 
+    /// An argument that must be a constant: `letter` says of which kind.
+    fn constant(&mut self, name: &str, letter: char, arg: &FunctionArg) {
+        let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg else { return };
+        match letter {
+            'k' if !is_number_of_values(expr) => {
+                let message = format!("{name} takes how many it gives, a whole number from 1 to {MOST}");
+                self.refuse(expr.span(), message, format!("write {name}(column, 3)"));
+            }
+            'p' if !number(expr).is_some_and(|digits| is_fraction(&digits)) => {
+                let message = format!("{name} takes a fraction from 0 to 1 of at most six places");
+                self.refuse(expr.span(), message, format!("write {name}(column, 0.95)"));
+            }
+            'h' if !is_half_life(expr) => {
+                let message = format!("{name} takes a half-life, a positive interval of days and smaller units");
+                let before = if name == "decayed_sum" { "column, " } else { "" };
+                self.refuse(expr.span(), message, format!("write {name}({before}INTERVAL '1 day')"));
+            }
+            _ => {}
+        }
+    }
+
     fn sort_key(&mut self, OrderByExpr { expr, options, with_fill }: &OrderByExpr) {
         let OrderByOptions { asc: _, nulls_first: _ } = options;
         self.expr(expr);
@@ -146,4 +190,39 @@ impl Walk<'_> {
             self.refuse(expr.span(), "WITH FILL is not supported", "leave it out");
         }
     }
+}
+
+/// The greatest number of values that an aggregate may give.
+const MOST: i64 = 1_000;
+
+/// A number as it is written, with its sign.
+fn number(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(digits, _) => Some(digits.clone()),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => number(expr).map(|digits| format!("-{digits}")),
+        Expr::Nested(expr) => number(expr),
+        _ => None,
+    }
+}
+
+fn is_number_of_values(expr: &Expr) -> bool {
+    number(expr).and_then(|digits| digits.parse().ok()).is_some_and(|k: i64| (1..=MOST).contains(&k))
+}
+
+/// An interval that cannot be read at all has been refused as such.
+fn is_half_life(expr: &Expr) -> bool {
+    let Expr::Interval(Interval { value, leading_field, .. }) = expr else { return false };
+    let Expr::Value(value) = value.as_ref() else { return true };
+    let (Value::SingleQuotedString(text) | Value::Number(text, _)) = &value.value else { return true };
+    let unit = leading_field.as_ref().map(ToString::to_string);
+    length(text, unit.as_deref()).is_ok_and(|length| length.months == 0 && length.micros > 0)
+}
+
+fn is_fraction(digits: &str) -> bool {
+    let places = digits.split_once('.').map_or(0, |(_, places)| places.trim_end_matches('0').len());
+    let plain = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    plain && places <= 6 && digits.parse().is_ok_and(|x: f64| (0.0..=1.0).contains(&x))
 }

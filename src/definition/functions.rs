@@ -109,23 +109,42 @@ pub(super) const SCALARS: [(&str, &[&str]); 90] = [
     ("struct", &["a*"]),
 ];
 
-/// The aggregates.
-pub(super) const AGGREGATES: [&str; 15] = [
-    "avg",
-    "bool_and",
-    "bool_or",
-    "count",
-    "first_value",
-    "last_value",
-    "max",
-    "mean",
-    "min",
-    "stddev",
-    "stddev_samp",
-    "sum",
-    "var",
-    "var_samp",
-    "var_sample",
+/// The aggregates and their arguments: `x` an expression, `*` also all columns; constants: `k` a whole number, `p` a fraction, `h` a half-life.
+pub(super) const AGGREGATES: [(&str, &str); 34] = [
+    ("approx_distinct", "x"),
+    ("approx_percentile_cont", "xp"),
+    ("array_agg", "x"),
+    ("avg", "x"),
+    ("bool_and", "x"),
+    ("bool_or", "x"),
+    ("bottom_k", "xk"),
+    ("corr", "xx"),
+    ("count", "*"),
+    ("covar", "xx"),
+    ("covar_pop", "xx"),
+    ("covar_samp", "xx"),
+    ("decayed_count", "h"),
+    ("decayed_sum", "xh"),
+    ("entropy", "x"),
+    ("first_value", "x"),
+    ("kurtosis", "x"),
+    ("last_value", "x"),
+    ("max", "x"),
+    ("mean", "x"),
+    ("median", "x"),
+    ("min", "x"),
+    ("mode", "x"),
+    ("regr_slope", "xx"),
+    ("skewness", "x"),
+    ("stddev", "x"),
+    ("stddev_pop", "x"),
+    ("stddev_samp", "x"),
+    ("sum", "x"),
+    ("top_k", "xk"),
+    ("var", "x"),
+    ("var_pop", "x"),
+    ("var_samp", "x"),
+    ("var_sample", "x"),
 ];
 
 const WINDOWS: &str =
@@ -134,11 +153,12 @@ const FILTERED: &str = "write count(*) FILTER (WHERE condition)";
 const CLOCK: &str = "now() is the moment of the ask: CAST(now() AS DATE)";
 const EACH_TIME: &str = "an answer must be the same when its stamp is given back; use columns and now()";
 const ORDERED: &str = "use first_value or last_value(column ORDER BY ts), or FILTER in an aggregate";
-const MAYBE_LATER: &str = "supported: count, count(DISTINCT), sum, avg, min, max, first_value, last_value, stddev, var, bool_and, \
-                           bool_or";
+const DECAYED: &str = "write decayed_sum(column, INTERVAL '1 day'): a row weighs half as much each day";
+const PERCENTILE: &str = "write approx_percentile_cont(column, 0.95), or median(column)";
+const LISTED: &str = "write array_agg(column ORDER BY ts DESC LIMIT 10): the last ten, as an array";
 
 /// What to write for a function that other engines have, or that DataFusion has and is not on the list.
-const INSTEAD: [(&str, &str); 62] = [
+const INSTEAD: [(&str, &str); 97] = [
     ("tumble", WINDOWS),
     ("hop", WINDOWS),
     ("session", WINDOWS),
@@ -160,18 +180,53 @@ const INSTEAD: [(&str, &str); 62] = [
     ("max_by", "write last_value(column ORDER BY other)"),
     ("min_by", "write first_value(column ORDER BY other)"),
     ("every", "write bool_and(condition)"),
-    ("var_pop", "write var(column)"),
-    ("stddev_pop", "write stddev(column)"),
-    ("median", MAYBE_LATER),
-    ("approx_distinct", "write count(DISTINCT column): it is exact"),
+    ("var_population", "write var_pop(column)"),
+    ("stddev_population", "write stddev_pop(column)"),
+    ("variance_pop", "write var_pop(column)"),
+    ("covariance", "write covar(y, x)"),
+    ("correlation", "write corr(y, x)"),
+    ("slope", "write regr_slope(y, x)"),
+    ("regr_r2", "write power(corr(y, x), 2)"),
+    ("regr_intercept", "write avg(y) - regr_slope(y, x) * avg(x), over the rows where neither is null"),
+    ("kurtosis_pop", "write kurtosis(column): that of a sample"),
+    ("skew", "write skewness(column)"),
+    ("kurt", "write kurtosis(column)"),
+    ("quantile", PERCENTILE),
+    ("quantile_cont", PERCENTILE),
+    ("approx_quantile", PERCENTILE),
+    ("approx_percentile", PERCENTILE),
+    ("percentile", PERCENTILE),
+    ("percentile_disc", PERCENTILE),
+    ("approx_percentile_cont_with_weight", PERCENTILE),
+    ("decay_sum", DECAYED),
+    ("time_decay", DECAYED),
+    ("exp_decay", DECAYED),
+    ("ewma", DECAYED),
+    ("ema", DECAYED),
+    ("decayed_avg", "write decayed_sum(column, INTERVAL '1 day') / decayed_count(INTERVAL '1 day')"),
+    ("topk", "write top_k(column, 3)"),
+    ("approx_top_k", "write top_k(column, 3), or mode(column) for the most frequent value"),
+    ("bottomk", "write bottom_k(column, 3)"),
+    ("max_n", "write top_k(column, 3)"),
+    ("min_n", "write bottom_k(column, 3)"),
+    ("most_frequent", "write mode(column)"),
+    ("histogram", "write count(*) FILTER (WHERE x >= 10 AND x < 20) for each range"),
+    ("approx_count_distinct", "write approx_distinct(column), or count(DISTINCT column): it is exact"),
+    ("hll", "write approx_distinct(column)"),
     ("count_distinct", "write count(DISTINCT column)"),
-    ("approx_median", MAYBE_LATER),
-    ("approx_percentile_cont", MAYBE_LATER),
-    ("percentile_cont", MAYBE_LATER),
-    ("array_agg", MAYBE_LATER),
-    ("string_agg", MAYBE_LATER),
-    ("corr", MAYBE_LATER),
-    ("nth_value", MAYBE_LATER),
+    ("approx_median", "write median(column): it is exact"),
+    ("percentile_cont", PERCENTILE),
+    ("string_agg", LISTED),
+    ("listagg", LISTED),
+    ("group_concat", LISTED),
+    ("list", LISTED),
+    ("collect_list", LISTED),
+    ("collect_set", "write array_agg(DISTINCT column ORDER BY ts DESC LIMIT 10)"),
+    ("array_concat_agg", LISTED),
+    ("last_k", LISTED),
+    ("first_k", "write array_agg(column ORDER BY ts LIMIT 10)"),
+    ("last_n", LISTED),
+    ("nth_value", "write array_agg(column ORDER BY ts LIMIT 3)[3]"),
     ("lag", ORDERED),
     ("lead", ORDERED),
     ("row_number", ORDERED),
@@ -211,9 +266,14 @@ pub(super) fn calls(name: &str) -> Option<&'static [&'static str]> {
     SCALARS.iter().find(|(n, _)| *n == name).map(|(_, calls)| *calls)
 }
 
+/// The arguments of an aggregate that is on the list.
+pub(super) fn aggregated(name: &str) -> Option<&'static str> {
+    AGGREGATES.iter().find(|(n, _)| *n == name).map(|(_, arguments)| *arguments)
+}
+
 /// Is it an aggregate that is on the list?
 pub(super) fn is_aggregate(name: &str) -> bool {
-    AGGREGATES.contains(&name)
+    aggregated(name).is_some()
 }
 
 /// For a function that is not on the list: what is wrong, and what to write. `exists`: does DataFusion have it?
@@ -223,7 +283,7 @@ pub(super) fn unlisted(name: &str, exists: bool) -> (String, String) {
         let why = if *help == EACH_TIME { ": it has another value each time" } else { "" };
         return (format!("{name}() is not supported{why}"), (*help).to_string());
     }
-    let known = || SCALARS.iter().map(|(n, _)| *n).chain(AGGREGATES);
+    let known = || SCALARS.iter().map(|(n, _)| *n).chain(AGGREGATES.iter().map(|(n, _)| *n));
     if exists {
         let help = match nearest(name, known()) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -264,8 +324,24 @@ mod tests {
             "the function `gcd` is not on the list of those whose meaning is checked",
             "the functions are",
         );
+        check("kurtosys", false, "there is no function `kurtosys`", "did you mean `kurtosis`?");
+        check("correlation", false, "correlation() is not supported", "write corr(y, x)");
         for (name, _) in INSTEAD {
             assert!(calls(name).is_none() && !is_aggregate(name), "{name} is on the list, and refused");
+        }
+    }
+    /// Each aggregate is in a table of the page, and so in one of its examples, which `tests/engine/docs.rs` runs.
+    #[test]
+    fn every_aggregate_is_documented() {
+        let page = include_str!("../../docs/sql.md");
+        let (tables, others): (Vec<&str>, Vec<&str>) = page.lines().partition(|line| line.starts_with("| `"));
+        for (name, _) in AGGREGATES {
+            assert!(tables.iter().any(|line| line.contains(&format!("`{name}("))), "no table has {name}");
+            let call = format!("{name}(");
+            assert!(
+                others.iter().any(|line| line.starts_with(&call) && line.contains(" = ")),
+                "no example calls {name}"
+            );
         }
     }
 }

@@ -49,6 +49,7 @@ mod view;
 pub use dialect::{HeadwaterDialect, dialect, parse_query};
 pub use load::{LoadError, load};
 pub use near::{listed, nearest};
+pub use normal::LISTED;
 pub use types::sql_name;
 
 use std::collections::BTreeMap;

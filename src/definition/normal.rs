@@ -1,5 +1,6 @@
 //! A view's query in a form that DataFusion can plan: aggregates that it would name alike, because its names leave out
-//! casts and parentheses, get conditions that always hold (`FILTER (WHERE 1 = 1)`) and tell them apart.
+//! casts and parentheses, get conditions that always hold (`FILTER (WHERE 1 = 1)`) and tell them apart; the LIMIT of an
+//! `array_agg` becomes its second argument.
 //!
 //! Invariants: nothing else is changed; spans stay those of the text. Neighbours: `view` keeps the outcome, which `plan`
 //! reads; `verify` reads the original text, and this only where DataFusion cannot plan that.
@@ -8,32 +9,16 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, Ident, Query, Value, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident,
+    Query, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-/// Functions that may stand twice, over arguments that are named alike.
-const AGGREGATES: [&str; 16] = [
-    "count",
-    "sum",
-    "avg",
-    "mean",
-    "min",
-    "max",
-    "first_value",
-    "last_value",
-    "var",
-    "var_samp",
-    "var_sample",
-    "stddev",
-    "stddev_samp",
-    "bool_and",
-    "bool_or",
-    "array_agg",
-];
+use super::functions::is_aggregate;
 
 /// Other names of functions, and those by which DataFusion knows them.
-const ALIASES: [(&str, &str); 19] = [
+const ALIASES: [(&str, &str); 20] = [
     ("mean", "avg"),
+    ("covar", "covar_samp"),
     ("var_samp", "var"),
     ("var_sample", "var"),
     ("stddev_samp", "stddev"),
@@ -57,6 +42,7 @@ const ALIASES: [(&str, &str); 19] = [
 /// Rewrites a query.
 pub(super) fn normal(query: &Query) -> Query {
     let mut query = query.clone();
+    let _: ControlFlow<()> = VisitMut::visit(&mut query, &mut Limits);
     let mut names = Names::default();
     let _: ControlFlow<()> = Visit::visit(&query, &mut names);
     names.calls.retain(|_, texts| texts.len() > 1);
@@ -64,6 +50,37 @@ pub(super) fn normal(query: &Query) -> Query {
         let _: ControlFlow<()> = VisitMut::visit(&mut query, &mut names);
     }
     query
+}
+
+/// The name of `array_agg` in a query that is planned: by its own DataFusion would take an element of it for another function.
+pub const LISTED: &str = "array_agg_first";
+
+/// DataFusion has no LIMIT inside an aggregate: here it is the second argument of `array_agg`, which takes one otherwise.
+struct Limits;
+
+impl VisitorMut for Limits {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && name(function) == "array_agg"
+            && let FunctionArguments::List(list) = &mut function.args
+        {
+            function.name = Ident::new(LISTED).into();
+            let (limits, others) = std::mem::take(&mut list.clauses).into_iter().partition(is_limit);
+            list.clauses = others;
+            let limits: Vec<FunctionArgumentClause> = limits;
+            list.args.extend(limits.into_iter().filter_map(|clause| match clause {
+                FunctionArgumentClause::Limit(limit) => Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(limit))),
+                _ => None,
+            }));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_limit(clause: &FunctionArgumentClause) -> bool {
+    matches!(clause, FunctionArgumentClause::Limit(_))
 }
 
 fn name(function: &Function) -> String {
@@ -117,7 +134,7 @@ impl Visitor for Names {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         if let Expr::Function(function) = expr
-            && AGGREGATES.contains(&name(function).as_str())
+            && (is_aggregate(&name(function)) || name(function) == LISTED)
         {
             let (texts, text) = (self.calls.entry(named(function)).or_default(), function.to_string());
             if !texts.contains(&text) {
@@ -164,6 +181,11 @@ mod tests {
         };
         let check = |list: &str, want: &str| assert_eq!(text(list), format!("SELECT g, {want} FROM s GROUP BY g"));
         check("sum(p), sum(p)", "sum(p), sum(p)");
+        check("array_agg(p ORDER BY t DESC LIMIT 3)", "array_agg_first(p, 3 ORDER BY t DESC)");
+        check(
+            "array_agg(p LIMIT 3), array_agg(CAST(p AS INT) LIMIT 3)",
+            "array_agg_first(p, 3), array_agg_first(CAST(p AS INT), 3) FILTER (WHERE 1 = 1)",
+        );
         check("avg(p), mean(CAST(p AS INT))", "avg(p), mean(CAST(p AS INT)) FILTER (WHERE 1 = 1)");
         check("avg(p), mean(p)", "avg(p), mean(p) FILTER (WHERE 1 = 1)");
         check("var(p), var_sample(CAST(p AS INT))", "var(p), var_sample(CAST(p AS INT)) FILTER (WHERE 1 = 1)");

@@ -13,10 +13,10 @@ use num_bigint::{BigInt, BigUint, Sign};
 
 use super::bytes;
 
-/// Lowest byte position (weight 2^(8·p)) that a total can have: the square of the smallest double is 2^−2148.
-const BYTES_LOW: i32 = -272;
-/// One past the highest: squares reach 2^2048, and counting them adds at most two limbs.
-const BYTES_HIGH: i32 = 280;
+/// Lowest byte position (weight 2^(8·p)) that a total can have: the fourth power of the smallest double is 2^−4296.
+const BYTES_LOW: i32 = -544;
+/// One past the highest: fourth powers reach 2^4096, and counting them adds at most two limbs.
+const BYTES_HIGH: i32 = 536;
 
 /// See the module. `base` is the weight of the lowest limb in units of 64 binary places.
 #[derive(Clone, Debug)]
@@ -68,6 +68,24 @@ impl<const N: usize> Fixed<N> {
         if magnitude != 0 {
             self.add_parts(at, end, &parts, sign, negative);
         }
+    }
+
+    /// Adds ±Σ digits\[i\]·2^(64·i + exponent); at most ten digits.
+    pub(super) fn add_digits(&mut self, digits: &[u64], exponent: i32, negative: bool) {
+        let Some(top) = digits.iter().rposition(|&digit| digit != 0) else { return };
+        let (at, shift) = (exponent >> 6, (exponent & 63).cast_unsigned());
+        let bits = 64 * (top as i32 + 1) - digits[top].leading_zeros().cast_signed();
+        let end = ((exponent + bits) >> 6) + 1;
+        // As above: the complement here, and the 1 as the carry.
+        let sign = if negative { u64::MAX } else { 0 };
+        let mut parts = [sign; 11];
+        let mut below = 0;
+        for (part, &digit) in parts.iter_mut().zip(&digits[..=top]) {
+            *part = (digit << shift | below) ^ sign;
+            below = (digit >> 1) >> (63 - shift);
+        }
+        parts[top + 1] = below ^ sign;
+        self.add_parts(at, end, &parts, sign, negative);
     }
 
     /// Adds another number.

@@ -202,15 +202,25 @@ impl IntegerMoments {
     /// The sample variance of `n` values, (n Σx² − (Σx)²) / (n (n − 1)·10^(2·scale)), rounded once; `None` for n < 2.
     #[must_use]
     pub fn variance(&self, n: i64, scale: i8) -> Option<f64> {
-        let pairs = pairs(n)?;
+        Some(self.spread_over(&pairs(n)?, n, scale))
+    }
+
+    /// The variance of a whole population of `n`, (n Σx² − (Σx)²) / (n²·10^(2·scale)), rounded once; `None` for n < 1.
+    #[must_use]
+    pub fn population_variance(&self, n: i64, scale: i8) -> Option<f64> {
+        Some(self.spread_over(&squared(n)?, n, scale))
+    }
+
+    /// n Σx² − (Σx)² over a divisor.
+    fn spread_over(&self, divisor: &BigUint, n: i64, scale: i8) -> f64 {
         let sum = self.sum.to_bigint();
         let spread = self.squares.to_bigint() * n - &sum * &sum;
         let power = BigUint::from(10u8).pow(2 * u32::from(scale.unsigned_abs()));
-        Some(if scale < 0 {
-            round::ratio(&(spread * BigInt::from(power)), &pairs, 0)
+        if scale < 0 {
+            round::ratio(&(spread * BigInt::from(power)), divisor, 0)
         } else {
-            round::ratio(&spread, &(pairs * power), 0)
-        })
+            round::ratio(&spread, &(divisor * power), 0)
+        }
     }
 
     /// The square root of [`variance`](Self::variance).
@@ -246,6 +256,11 @@ impl IntegerMoments {
 /// The variance's denominator, n (n − 1); `None` for n < 2, where there is no variance.
 pub(super) fn pairs(n: i64) -> Option<BigUint> {
     (n >= 2).then(|| BigUint::from(n.unsigned_abs()) * (n.unsigned_abs() - 1))
+}
+
+/// The denominator of a population's variance, n²; `None` for n < 1, where there is none.
+pub(super) fn squared(n: i64) -> Option<BigUint> {
+    (n >= 1).then(|| BigUint::from(n.unsigned_abs()) * n.unsigned_abs())
 }
 
 /// A count one may divide by.

@@ -11,14 +11,20 @@
 mod bytes;
 mod fixed;
 mod integer;
+mod powers;
+#[cfg(test)]
+mod powers_tests;
 mod round;
 #[cfg(test)]
 mod tests;
 
 pub use integer::{IntegerMoments, IntegerSum};
+pub use powers::{Number, PowerSums};
+
+use num_bigint::BigUint;
 
 use fixed::Fixed;
-use integer::{pairs, positive};
+use integer::{pairs, positive, squared};
 
 /// Bits by which a multiplicity may widen a square (106 bits) so that the product has at most 128.
 const CHUNK_BITS: u32 = 22;
@@ -194,9 +200,20 @@ impl ExactMoments {
     /// them is not finite.
     #[must_use]
     pub fn variance(&self, n: i64) -> Option<f64> {
-        let pairs = pairs(n)?;
+        Some(self.spread_over(&pairs(n)?, n))
+    }
+
+    /// The variance of a whole population of `n`, (n Σx² − (Σx)²) / n², rounded once; `None` for n < 1; NaN if one of them
+    /// is not finite.
+    #[must_use]
+    pub fn population_variance(&self, n: i64) -> Option<f64> {
+        Some(self.spread_over(&squared(n)?, n))
+    }
+
+    /// n Σx² − (Σx)² over a divisor.
+    fn spread_over(&self, divisor: &BigUint, n: i64) -> f64 {
         if self.sum.specials.is_some() {
-            return Some(f64::NAN);
+            return f64::NAN;
         }
         let (sum, sum_exponent) = self.sum.finite.to_bigint();
         let (squares, squares_exponent) = self.squares.to_bigint();
@@ -204,7 +221,7 @@ impl ExactMoments {
         let exponent = squares_exponent.min(2 * sum_exponent);
         let spread =
             ((squares * n) << (squares_exponent - exponent)) - ((&sum * &sum) << (2 * sum_exponent - exponent));
-        Some(round::ratio(&spread, &pairs, exponent))
+        round::ratio(&spread, divisor, exponent)
     }
 
     /// The square root of [`variance`](Self::variance).

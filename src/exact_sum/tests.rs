@@ -14,7 +14,7 @@ type Terms = Vec<(f64, i64)>;
 
 /// `x` in units of the smallest double, 2^−1074; infinity stands for 2^1024, the next double if there were one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magnitude below 2^100 is whole by then")]
-fn units(x: f64) -> BigInt {
+pub(super) fn units(x: f64) -> BigInt {
     let magnitude = match x.abs() {
         f64::INFINITY => BigUint::from(1u8) << (1024 + 1074),
         // Division by a power of two is exact while the result is normal, so this walks down to a whole number.
@@ -39,7 +39,7 @@ fn units(x: f64) -> BigInt {
 }
 
 /// Asserts that `got` is numerator/denominator (in units of 2^−1074) rounded to nearest, ties to even.
-fn check_nearest(numerator: &BigInt, denominator: &BigInt, got: f64) {
+pub(super) fn check_nearest(numerator: &BigInt, denominator: &BigInt, got: f64) {
     let say = || format!("{got:e} is not nearest to {numerator}/{denominator}");
     assert!(!got.is_nan(), "{}", say());
     if numerator.sign() == Sign::NoSign {
@@ -77,7 +77,7 @@ fn exact(terms: &[(f64, i64)]) -> BigInt {
 }
 
 /// Equal, equal in bytes, and read back as what it was, with nothing left over and no prefix accepted.
-fn check_same<T: Debug + PartialEq>(
+pub(super) fn check_same<T: Debug + PartialEq>(
     left: &T,
     right: &T,
     encode: fn(&T, &mut Vec<u8>),
@@ -109,7 +109,7 @@ fn price() -> impl Strategy<Value = f64> {
     (-1_000_000i32..1_000_000).prop_map(|cents| f64::from(cents) / 100.0)
 }
 
-fn double() -> impl Strategy<Value = f64> {
+pub(super) fn double() -> impl Strategy<Value = f64> {
     prop_oneof![
         4 => any_finite(),
         4 => price(),
@@ -131,7 +131,7 @@ fn exp2(exponent: i32) -> f64 {
     }
 }
 
-fn multiplicity() -> impl Strategy<Value = i64> {
+pub(super) fn multiplicity() -> impl Strategy<Value = i64> {
     prop_oneof![6 => -2i64..3, 1 => any::<i64>(), 1 => Just(i64::MIN), 1 => Just(i64::MAX)]
 }
 
@@ -230,7 +230,7 @@ proptest! {
     }
 }
 
-fn integer() -> impl Strategy<Value = i128> {
+pub(super) fn integer() -> impl Strategy<Value = i128> {
     prop_oneof![3 => -1_000_000i128..1_000_000, 2 => any::<i128>(), 1 => any::<i64>().prop_map(i128::from),
         1 => Just(i128::MIN), 1 => Just(i128::MAX)]
 }

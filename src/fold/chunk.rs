@@ -121,16 +121,17 @@ impl Chunk {
     /// Lets the partial see a change where it can; else there is none until it is asked for.
     fn keep_partial(&mut self, entry: &Entry<'_>, times: i32, (was, now): (i32, i32), fold: &Fold) {
         let Some(partial) = &mut self.partial else { return };
-        let (came, left) = (was <= 0 && now > 0, was > 0 && now <= 0);
+        // What cannot be undone sees how often a row is there more, and must be worked out again where it is there less.
+        let more = i64::from(now.max(0)) - i64::from(was.max(0));
         for (acc, &a) in partial.iter_mut().zip(&fold.partials) {
             let aggregate = &fold.plan.aggregates[a];
             if acc.is_subtractable() {
                 acc.see(entry, times.into(), aggregate, &fold.plan, &fold.shape);
-            } else if left {
+            } else if more < 0 {
                 self.partial = None;
                 return;
-            } else if came {
-                acc.see(entry, 1, aggregate, &fold.plan, &fold.shape);
+            } else if more > 0 {
+                acc.see(entry, more, aggregate, &fold.plan, &fold.shape);
             }
         }
     }
@@ -222,7 +223,8 @@ impl Chunk {
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        let partial = self.partial.as_ref().map_or(0, |p| p.len() * size_of::<Acc>());
+        let partial =
+            self.partial.iter().flat_map(|p| p.iter()).map(|acc| size_of::<Acc>() + acc.heap_bytes()).sum::<usize>();
         size_of::<Chunk>() + self.words.capacity() * 8 + self.heap.capacity() + partial
     }
 }

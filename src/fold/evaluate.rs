@@ -1,6 +1,6 @@
 //! The answer of a group at an instant: per window, partials of what lies inside and single entries at its edges.
 //!
-//! Only what is asked is worked out. `first_value` and `last_value` by event time are looked for from their end of the
+//! Only what is asked is worked out. `first_value`, `last_value` and `array_agg` by event time are looked for from their end of the
 //! window: entries are in that order, so the first that counts is the answer.
 //!
 //! Invariants: an answer does not change the group; it is the same with and without partials, and however little is asked
@@ -10,9 +10,12 @@ use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 
 use super::aggregate::{Acc, Edge};
+use super::decay::decayed;
 use super::entry::Entry;
 use super::group::{BLOCK, Fold, Group};
+use super::list::by_event_time;
 use super::plan::{Aggregate, FoldPlan, Function, Window};
+use super::sketch::FEW;
 
 /// Which aggregates are asked for.
 #[derive(Clone, Debug)]
@@ -120,12 +123,18 @@ impl Group {
         for &(a, counted, until) in fold.distinct.iter().filter(|(a, _, _)| asked.has(*a)) {
             let n = match self.latest.get(counted) {
                 Some(latest) => {
-                    let n = latest.after(now.saturating_sub(until));
-                    Acc::Count(i64::try_from(n).expect("fewer values than memory has bytes"))
+                    let since = now.saturating_sub(until);
+                    match (plan.aggregates[a].function, latest.after(since)) {
+                        (Function::ApproxDistinct, FEW..) => Acc::Sketch(latest.sketch_after(since)),
+                        (_, n) => Acc::Count(i64::try_from(n).expect("fewer values than memory has bytes")),
+                    }
                 }
                 None => self.scan_distinct(a, now, fold),
             };
             values[a] = n.finish(&plan.aggregates[a], plan);
+        }
+        for &a in fold.walks.iter().filter(|a| asked.has(**a)) {
+            values[a] = self.walk(a, now, fold);
         }
         let event_time = (self.header.newest != i64::MIN).then_some(self.header.newest);
         Evaluation { status: self.status(now, fold), event_time, values }
@@ -148,6 +157,23 @@ impl Group {
         }
         let [(_, seen)] = seen;
         seen
+    }
+
+    /// The value of an aggregate that needs the rows of its window.
+    fn walk(&self, a: usize, now: i64, fold: &Fold) -> ScalarValue {
+        let aggregate = &fold.plan.aggregates[a];
+        let range = self.range(aggregate.window, now, fold);
+        if let Some(half_life) = aggregate.function.half_life() {
+            let rows = self.entries(range, fold);
+            return decayed(rows, (now, half_life), aggregate, fold).finish(aggregate, &fold.plan);
+        }
+        let list = match aggregate.function {
+            Function::ArrayAgg { latest_first: true, .. } => {
+                by_event_time(self.entries_from_the_end(range, fold), aggregate, fold)
+            }
+            _ => by_event_time(self.entries(range, fold), aggregate, fold),
+        };
+        list.scalar(aggregate)
     }
 
     /// Rows that `WHERE` will admit, but has not yet.
@@ -200,6 +226,13 @@ impl Group {
             (from..to).map(move |n| self.chunks[chunk].entry(n, &fold.shape))
         };
         self.parts(range, fold).flat_map(entries)
+    }
+
+    fn entries_from_the_end<'a>(&'a self, range: Range, fold: &'a Fold) -> impl Iterator<Item = Entry<'a>> {
+        let entries = move |(chunk, from, to): (usize, usize, usize)| {
+            (from..to).rev().map(move |n| self.chunks[chunk].entry(n, &fold.shape))
+        };
+        self.parts(range, fold).rev().flat_map(entries)
     }
 
     /// What `first_value` or `last_value` by event time chooses in a range, looked for from that end.

@@ -9,10 +9,11 @@
 //! Invariants: an answer at `t` is possible for `floor() <= t`; absorbing is commutative. Neighbours: `evaluate` answers,
 //! `state::page` adds commits, `offline::point_in_time` moves a group along its labels.
 
-use super::aggregate::{Acc, Total};
+use super::aggregate::Acc;
 use super::chunk::{CHUNK, Chunk};
 use super::entry::{Entry, PLACE, Shape, Update, place};
 use super::latest::{Counted, Latest};
+use super::total::Total;
 use crate::fold::plan::{Aggregate, FoldPlan, Function, Window};
 
 /// Chunks with one partial over all of them.
@@ -43,6 +44,8 @@ pub struct Fold {
     counted: Vec<Counted>,
     /// Distinct values of windows that end now: (aggregate, index among `counted`, age at which a row leaves).
     pub(super) distinct: Vec<(usize, usize, i64)>,
+    /// Aggregates that walk over the rows of their window, which have no partials.
+    pub(super) walks: Vec<usize>,
 }
 
 impl Fold {
@@ -50,11 +53,15 @@ impl Fold {
     pub fn new(plan: FoldPlan) -> Fold {
         let (bounded, unbounded): (Vec<usize>, Vec<usize>) =
             (0..plan.aggregates.len()).partition(|a| plan.aggregates[*a].window.until.is_some());
-        let (mut partials, mut counted, mut distinct) = (vec![], vec![], vec![]);
+        let (mut partials, mut counted, mut distinct, mut walks) = (vec![], vec![], vec![], vec![]);
         for a in bounded {
             let Aggregate { function, value, filter, window, .. } = plan.aggregates[a];
             match (function, value, window) {
-                (Function::CountDistinct, Some(value), Window { from: 0, until: Some(until) }) => {
+                (
+                    Function::CountDistinct | Function::ApproxDistinct,
+                    Some(value),
+                    Window { from: 0, until: Some(until) },
+                ) => {
                     let this = Counted { value, filter };
                     let at = counted.iter().position(|c| *c == this).unwrap_or(counted.len());
                     if at == counted.len() {
@@ -62,6 +69,7 @@ impl Fold {
                     }
                     distinct.push((a, at, until));
                 }
+                _ if plan.aggregates[a].walks() => walks.push(a),
                 _ => partials.push(a),
             }
         }
@@ -74,7 +82,7 @@ impl Fold {
             }
         }
         let (shape, horizon) = (Shape::of(&plan), plan.horizon());
-        Fold { plan, shape, partials, unbounded, horizon, windows, counted, distinct }
+        Fold { plan, shape, partials, unbounded, horizon, windows, counted, distinct, walks }
     }
 }
 

@@ -12,6 +12,7 @@ use super::aggregate::Held;
 use super::chunk::Chunk;
 use super::entry::Entry;
 use super::group::Fold;
+use super::sketch::{Sketch, hash};
 
 /// Which rows are looked at, and which of their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,18 @@ impl Latest {
     /// How many values were last there after this instant.
     pub fn after(&self, instant: i64) -> usize {
         self.times.after(instant)
+    }
+
+    /// Of the values that were last there after this instant.
+    pub fn sketch_after(&self, instant: i64) -> Sketch {
+        let mut sketch = Sketch::default();
+        #[expect(clippy::iter_over_hash_type, reason = "a sketch follows from the set")]
+        for (held, last) in &self.times_of {
+            if *last > instant {
+                sketch.see(hash(held));
+            }
+        }
+        sketch
     }
 
     /// Bytes of memory, without long values.

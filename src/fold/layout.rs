@@ -8,19 +8,21 @@
 //! two chunks and they begin with the same entries, neither does the order in which things came. Partials are not
 //! stored, they follow from the entries. A row of another format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
 
-use super::aggregate::{Acc, Edge, Held, Total};
+use super::aggregate::{Acc, Edge, Held};
 use super::chunk::Chunk;
 use super::entry::Origin;
 use super::group::{Fold, Group, Header, Waiting, settle};
+use super::sketch::Sketch;
 use super::tally::{Run, Tally};
-use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum};
+use super::total::Total;
+use crate::exact_sum::{ExactMoments, ExactSum, IntegerMoments, IntegerSum, PowerSums};
 
 /// Format of page and chunk rows.
 pub const FORMAT: u8 = 3;
 
 /// Set in the ids of rows that hold a run of a tally: then the total's index follows, and the run's name.
 const TALLY: u64 = 1 << 63;
-/// In place of a number of values: the values are in rows of their own.
+/// In place of a number of values: the values are in rows of their own, or a sketch is all that is left of them.
 const OWN_ROWS: u32 = u32::MAX;
 
 /// A row that cannot be read.
@@ -293,6 +295,10 @@ fn put_acc(out: &mut Vec<u8>, acc: &Acc) {
             out.extend(n.to_le_bytes());
             moments.encode(out);
         }
+        Acc::Powers { sums, n } => {
+            out.extend(n.to_le_bytes());
+            sums.encode(out);
+        }
         Acc::Extreme(best) => {
             out.push(u8::from(best.is_some()));
             best.iter().for_each(|b| put_held(out, b));
@@ -304,6 +310,24 @@ fn put_acc(out: &mut Vec<u8>, acc: &Acc) {
         Acc::Bools { trues, falses } => {
             out.extend(trues.to_le_bytes());
             out.extend(falses.to_le_bytes());
+        }
+        // Totals keep these as tallies with rows of their own.
+        Acc::Values(_) => {}
+        Acc::Sketch(Sketch::Few(hashes)) => {
+            count(out, hashes.len());
+            hashes.iter().for_each(|hash| out.extend(hash.to_le_bytes()));
+        }
+        Acc::Sketch(Sketch::Many(registers)) => {
+            out.extend(OWN_ROWS.to_le_bytes());
+            put_bytes(out, registers);
+        }
+        Acc::List(list) => {
+            count(out, list.0.len());
+            list.0.iter().for_each(|edge| put_edge(out, edge));
+        }
+        Acc::Best(best) => {
+            count(out, best.0.len());
+            best.0.iter().for_each(|held| put_held(out, held));
         }
     }
 }
@@ -369,9 +393,20 @@ fn get_acc(r: &mut Reader<'_>, acc: &mut Acc) -> Result<(), LayoutError> {
             *n = r.int()?;
             *moments = ExactMoments::decode(&mut r.0).ok_or(SUM)?;
         }
+        Acc::Powers { sums, n } => {
+            *n = r.int()?;
+            **sums = PowerSums::decode(sums.terms(), &mut r.0).ok_or(SUM)?;
+        }
         Acc::Extreme(best) => *best = if r.byte()? == 1 { Some(r.held()?) } else { None },
         Acc::Edge(best) => *best = if r.byte()? == 1 { Some(Box::new(r.edge()?)) } else { None },
         Acc::Bools { trues, falses } => (*trues, *falses) = (r.int()?, r.int()?),
+        Acc::Values(_) => {}
+        Acc::Sketch(sketch) => match r.number()? {
+            OWN_ROWS => *sketch = Sketch::registers(r.bytes()?).ok_or(LayoutError("a damaged sketch"))?,
+            n => (0..n).try_for_each(|_| r.int().map(|hash| sketch.see(hash.cast_unsigned())))?,
+        },
+        Acc::List(list) => list.0 = (0..r.count()?).map(|_| r.edge()).collect::<Result<_, _>>()?,
+        Acc::Best(best) => best.0 = (0..r.count()?).map(|_| r.held()).collect::<Result<_, _>>()?,
     }
     Ok(())
 }

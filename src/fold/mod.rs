@@ -10,14 +10,21 @@
 pub mod aggregate;
 pub mod chunk;
 pub mod columns;
+pub mod decay;
 pub mod entry;
 pub mod evaluate;
 pub mod group;
 pub mod latest;
 pub mod layout;
+pub mod list;
+pub mod multiset;
 pub mod plan;
+pub mod sketch;
 pub mod tally;
+pub mod total;
 
+#[cfg(test)]
+mod function_tests;
 #[cfg(test)]
 mod tests;
 

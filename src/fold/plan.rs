@@ -90,7 +90,9 @@ pub struct Aggregate {
     pub function: Function,
     /// Which value it reads; `None` for `count(*)`.
     pub value: Option<usize>,
-    /// Which value holds its sort key (`first_value`, `last_value`); `None`: event time.
+    /// Which value it reads beside it, if its function is one of pairs: the x of `regr_slope(y, x)`.
+    pub second: Option<usize>,
+    /// Which value holds its sort key (`first_value`, `last_value`, `array_agg`); `None`: event time.
     pub order: Option<usize>,
     /// Which filter bit must be set.
     pub filter: Option<usize>,
@@ -102,12 +104,22 @@ pub struct Aggregate {
     pub result: DataType,
 }
 
+impl Aggregate {
+    /// Does it need the rows of its window themselves, one after the other? What decays does, and a list by event time,
+    /// in whose order rows are.
+    pub fn walks(&self) -> bool {
+        let list = matches!(self.function, Function::ArrayAgg { .. }) && self.order.is_none();
+        list || self.function.half_life().is_some()
+    }
+}
+
 /// The aggregate functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "they are SQL's own names")]
+#[expect(missing_docs, reason = "they are SQL's own names; what follows a name are the call's constants")]
 pub enum Function {
     Count,
     CountDistinct,
+    ApproxDistinct,
     Sum,
     Avg,
     Min,
@@ -116,8 +128,45 @@ pub enum Function {
     Last,
     Var,
     Stddev,
+    VarPop,
+    StddevPop,
+    CovarSamp,
+    CovarPop,
+    Corr,
+    RegrSlope,
+    Skewness,
+    Kurtosis,
     BoolAnd,
     BoolOr,
+    Median,
+    Mode,
+    Entropy,
+    Percentile { millionths: u32 },
+    TopK { k: u32, distinct: bool },
+    BottomK { k: u32, distinct: bool },
+    ArrayAgg { limit: u32, distinct: bool, latest_first: bool },
+    DecayedSum { half_life: i64 },
+    DecayedCount { half_life: i64 },
+}
+
+impl Function {
+    /// Does it read how often each value is there?
+    pub fn is_of_all_values(self) -> bool {
+        matches!(self, Function::Median | Function::Mode | Function::Entropy | Function::Percentile { .. })
+    }
+
+    /// The half-life of what decays, in microseconds.
+    pub fn half_life(self) -> Option<i64> {
+        match self {
+            Function::DecayedSum { half_life } | Function::DecayedCount { half_life } => Some(half_life),
+            _ => None,
+        }
+    }
+
+    /// Is it `top_k` or `bottom_k`?
+    pub fn is_of_best_values(self) -> bool {
+        matches!(self, Function::TopK { .. } | Function::BottomK { .. })
+    }
 }
 
 impl FoldPlan {

@@ -2,7 +2,8 @@
 //! back run by run.
 //!
 //! Invariants: keys are distinct and in order over all runs, counts are never zero, no run is empty. Neighbours:
-//! `aggregate` keeps one per total that cannot be summed up, `layout` gives each run of a large one a row of its own.
+//! `total` keeps one per aggregate that cannot be summed up, `aggregate` one per run of entries where a function reads all
+//! values; `layout` gives each run of a large one a row of its own.
 
 /// Values of a run; one with twice as many is cut in half.
 const RUN: usize = 256;
@@ -107,6 +108,11 @@ impl<K: Ord> Tally<K> {
     /// All values, in order.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.runs.iter().flat_map(|r| &r.counts).map(|(k, _)| k)
+    }
+
+    /// All values with how often each is there, in order.
+    pub fn counts(&self) -> impl DoubleEndedIterator<Item = &(K, i64)> {
+        self.runs.iter().flat_map(|r| &r.counts)
     }
 
     /// The runs, in order.

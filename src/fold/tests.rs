@@ -11,10 +11,10 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::aggregate::Total;
 use super::columns::{from_batch, group_converter, to_batch, updates_schema};
 use super::entry::{Entry, Origin, Update, Updates, hash_group, pack_bytes, place};
 use super::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
+use super::total::Total;
 use super::{Evaluation, Fold, Group, Status, Wanted, layout};
 use crate::id::ViewId;
 use crate::offset::PARTITIONS_MAX;
@@ -23,7 +23,7 @@ const HORIZON: i64 = 6_000;
 
 fn aggregate(function: Function, value: Option<usize>, filter: Option<usize>, window: Window) -> Aggregate {
     let result = if value == Some(1) { DataType::Utf8 } else { DataType::Int64 };
-    Aggregate { function, value, order: None, filter, window, ignore_nulls: false, result }
+    Aggregate { function, value, second: None, order: None, filter, window, ignore_nulls: false, result }
 }
 
 /// Of rows with a number and a text by which some are ordered.
@@ -39,6 +39,18 @@ fn fold_of(aggregates: Vec<Aggregate>, admit: Window, resolution: Option<i64>, r
         resolution,
         retracts,
     })
+}
+
+fn list_of_numbers() -> DataType {
+    DataType::List(std::sync::Arc::new(arrow::datatypes::Field::new_list_field(DataType::Int64, true)))
+}
+
+fn list(function: Function, filter: Option<usize>, window: Window) -> Aggregate {
+    Aggregate { result: list_of_numbers(), ..aggregate(function, Some(0), filter, window) }
+}
+
+fn listed(limit: u32, distinct: bool, latest_first: bool) -> Function {
+    Function::ArrayAgg { limit, distinct, latest_first }
 }
 
 fn within(from: i64, until: i64) -> Window {
@@ -66,6 +78,17 @@ fn fold(resolution: Option<i64>) -> Fold {
         ordered(Function::Last, within(0, HORIZON)),
         ordered(Function::First, within(0, 700)),
         ordered(Function::First, Window::ALL),
+        list(Function::TopK { k: 3, distinct: false }, None, within(0, HORIZON)),
+        list(Function::BottomK { k: 4, distinct: true }, Some(0), within(500, 3_000)),
+        list(Function::TopK { k: 2, distinct: true }, None, Window::ALL),
+        aggregate(Function::Mode, Some(0), None, within(0, 4_000)),
+        aggregate(Function::Mode, Some(0), Some(0), Window::ALL),
+        list(listed(3, false, true), None, within(0, HORIZON)),
+        list(listed(5, true, true), Some(0), within(0, 2_500)),
+        list(listed(4, false, false), None, within(300, 2_500)),
+        list(listed(3, true, true), None, Window::ALL),
+        Aggregate { order: Some(1), ..list(listed(4, false, false), None, within(0, HORIZON)) },
+        Aggregate { order: Some(1), ..list(listed(3, true, false), Some(0), Window::ALL) },
     ];
     fold_of(aggregates, within(0, HORIZON), resolution, true)
 }
@@ -121,7 +144,41 @@ fn scan(rows: &[Row], now: i64, fold: &Fold) -> Vec<ScalarValue> {
         let key = |r: &&Row| (aggregate.order.map(|_| order(r)), r.0, rank(r), partition(r), r.1, r.2);
         let values: Vec<Option<i64>> = counted.map(|r| r.2).collect();
         let there = || values.iter().flatten();
+        let mut listed: Vec<Option<i64>> = vec![];
+        let (limit, distinct) = match aggregate.function {
+            Function::ArrayAgg { limit, distinct, latest_first } => {
+                let mut rows: Vec<&Row> = choice.clone().collect();
+                let time = |r: &Row| if latest_first { -r.0 } else { r.0 };
+                rows.sort_by_key(|r| (aggregate.order.map(|_| order(r)), time(r), rank(r), partition(r), r.1, r.2));
+                listed.extend(rows.iter().map(|r| r.2));
+                (limit, distinct)
+            }
+            Function::TopK { k, distinct } | Function::BottomK { k, distinct } => {
+                listed.extend(there().copied().map(Some));
+                listed.sort_unstable();
+                if matches!(aggregate.function, Function::TopK { .. }) {
+                    listed.reverse();
+                }
+                (k, distinct)
+            }
+            _ => (0, false),
+        };
+        if limit > 0 {
+            let mut seen = BTreeSet::new();
+            listed.retain(|v| !distinct || seen.insert(*v));
+            listed.truncate(limit as usize);
+            let items: Vec<ScalarValue> = listed.into_iter().map(ScalarValue::Int64).collect();
+            return match items.is_empty() {
+                true => ScalarValue::try_from(&aggregate.result).expect("a list may be null"),
+                false => ScalarValue::List(ScalarValue::new_list_nullable(&items, &DataType::Int64)),
+            };
+        }
         ScalarValue::Int64(match aggregate.function {
+            Function::Mode => {
+                let mut counts = BTreeMap::new();
+                there().for_each(|v| *counts.entry(*v).or_insert(0) += 1);
+                counts.into_iter().max_by_key(|(v, n)| (*n, -*v)).map(|(v, _)| v)
+            }
             Function::Count => Some(values.len() as i64),
             Function::CountDistinct => Some(there().collect::<BTreeSet<_>>().len() as i64),
             Function::Max => there().max().copied(),

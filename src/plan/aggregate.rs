@@ -5,10 +5,12 @@
 //! Invariants: equal expressions are one value, equal filters one bit; values, orders and filters together are at most
 //! 64, the bits of a word. Neighbours: `row` says what is aggregated, `temporal` reads the windows, `feature` goes on above.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Aggregate as AggregateNode, BinaryExpr, Expr, Operator};
 
@@ -16,9 +18,11 @@ use super::bind::compile;
 use super::operator::Compiled;
 use super::refusal::{LowerError, refuse, refuse_expr};
 use super::row::Row;
+use super::signatures::{function_of, result_type, values_of};
 use super::temporal::{mentions_now, window_of};
-use crate::definition::{sql_name, timestamp};
+use crate::definition::timestamp;
 use crate::fold::columns::value_type;
+use crate::fold::decay::LIVES;
 use crate::fold::plan::{Aggregate, FoldPlan, Function, ValueType, Window};
 
 /// Sort keys: expressions with (descending, nulls first).
@@ -131,6 +135,11 @@ impl<'a> Inputs<'a> {
         let mut value_types: Vec<DataType> = self.values.iter().map(|v| v.data_type.clone()).collect();
         // Orders come after the values that aggregates read.
         for a in &mut aggregates {
+            if let Some(half_life) = a.function.half_life() {
+                // Rows that weigh nothing are not kept; a grid makes ages greater than they are.
+                let until = half_life.saturating_mul(LIVES).saturating_add(resolution.unwrap_or(0));
+                a.window = a.window.and(Window { from: 0, until: Some(until) });
+            }
             a.order = a.order.map(|o| self.values.len() + o);
         }
         for _ in &self.orders {
@@ -159,20 +168,19 @@ impl<'a> Inputs<'a> {
         let Expr::AggregateFunction(AggregateFunction { func, params }) = &inner else {
             return refuse(format!("`{expr}` is not supported"), "use an aggregate function");
         };
-        let function = function_of(func.name(), params.distinct)?;
-        if params.args.len() != 1 {
-            return refuse(format!("{} takes one argument", func.name()), "wrap several in struct(…)");
-        }
-        let argument = params.args[0].clone().unalias_nested().data;
-        if mentions_now(&argument) {
+        let args: Vec<Expr> = params.args.iter().map(|e| e.clone().unalias_nested().data).collect();
+        let mut function = function_of(func.name(), params.distinct, &args)?;
+        if args.iter().any(mentions_now) {
             return refuse(
                 "now() may not stand in an aggregate's argument",
                 "compare it with the event time in FILTER",
             );
         }
-        let everything = function == Function::Count && matches!(&argument, Expr::Literal(v, _) if !v.is_null());
-        let value = if everything { None } else { Some(self.value(&argument)?) };
-        if value.is_some_and(|v| self.values[v].data_type.is_null()) {
+        let everything = function == Function::Count && matches!(&args[0], Expr::Literal(v, _) if !v.is_null());
+        let read = if everything { 0 } else { values_of(function) };
+        let values = args[..read].iter().map(|e| self.value(e)).collect::<Result<Vec<_>, _>>()?;
+        let (value, second) = (values.first().copied(), values.get(1).copied());
+        if values.iter().any(|v| self.values[*v].data_type.is_null()) {
             let message = format!("the argument of {} is NULL in every row", func.name());
             return refuse_expr(expr, message, "name a column, or write count(*)");
         }
@@ -181,31 +189,42 @@ impl<'a> Inputs<'a> {
         let (window, rest) = self.split(&filter)?;
         let filter = conjunction(rest).map(|e| self.filter(&e)).transpose()?;
         let mut order = None;
-        if matches!(function, Function::First | Function::Last) {
-            let mut keys = vec![];
-            for sort in &params.order_by {
-                if mentions_now(&sort.expr) {
-                    return refuse("now() may not stand in an aggregate's ORDER BY", "order by the event time");
-                }
-                keys.push((compile(&sort.expr, self.schema)?, !sort.asc, sort.nulls_first));
-            }
-            let by_event_time = params.order_by.len() == 1
-                && params.order_by[0].asc
-                && self.row.is_event_time(&params.order_by[0].expr);
-            if !keys.is_empty() && !by_event_time {
-                order = Some(self.order(keys));
-            }
+        if matches!(function, Function::First | Function::Last | Function::ArrayAgg { .. }) {
+            order = self.ordered(&params.order_by, &mut function)?;
         }
-        let input = value.map(|v| self.values[v].data_type.clone());
+        let inputs: Vec<&DataType> = values.iter().map(|v| &self.values[*v].data_type).collect();
         Ok(Aggregate {
             function,
             value,
+            second,
             order,
             filter,
             window: kept(admit.and(window)),
             ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
-            result: result_type(function, input.as_ref(), func.name())?,
+            result: result_type(function, &inputs, func.name())?,
         })
+    }
+
+    /// What orders rows, if it is not event time alone. Of a list by event time, its function says which end is first.
+    fn ordered(&mut self, order_by: &[Sort], function: &mut Function) -> Result<Option<usize>, LowerError> {
+        if order_by.iter().any(|sort| mentions_now(&sort.expr)) {
+            return refuse("now() may not stand in an aggregate's ORDER BY", "order by the event time");
+        }
+        if let [sort] = order_by
+            && self.row.is_event_time(&sort.expr)
+        {
+            match function {
+                _ if sort.asc => return Ok(None),
+                Function::ArrayAgg { latest_first, .. } => {
+                    *latest_first = true;
+                    return Ok(None);
+                }
+                _ => {}
+            }
+        }
+        let key = |sort: &Sort| Ok::<_, LowerError>((compile(&sort.expr, self.schema)?, !sort.asc, sort.nulls_first));
+        let keys = order_by.iter().map(key).collect::<Result<Order, _>>()?;
+        Ok(if keys.is_empty() { None } else { Some(self.order(keys)) })
     }
 
     /// A condition on rows.
@@ -252,6 +271,7 @@ fn ours(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Timestamp(_, _) => timestamp(),
         DataType::UInt64 | DataType::UInt32 => DataType::Int64,
+        DataType::List(item) => DataType::List(Arc::new(item.as_ref().clone().with_data_type(ours(item.data_type())))),
         other => other.clone(),
     }
 }
@@ -272,57 +292,5 @@ pub(super) fn kept(window: Window) -> Window {
     match window {
         Window { from: 1.., until: None } => Window { until: Some(Window::FOREVER), ..window },
         other => other,
-    }
-}
-
-fn function_of(name: &str, distinct: bool) -> Result<Function, LowerError> {
-    let function = match name {
-        "count" if distinct => return Ok(Function::CountDistinct),
-        "count" => Function::Count,
-        "sum" => Function::Sum,
-        "avg" => Function::Avg,
-        "min" => Function::Min,
-        "max" => Function::Max,
-        "first_value" => Function::First,
-        "last_value" => Function::Last,
-        "var" | "var_samp" => Function::Var,
-        "stddev" | "stddev_samp" => Function::Stddev,
-        "bool_and" => Function::BoolAnd,
-        "bool_or" => Function::BoolOr,
-        other => {
-            let help = "supported: count, count(distinct), sum, avg, min, max, first_value, last_value, stddev, var, \
-                        bool_and, bool_or";
-            return refuse(format!("the aggregate {other} is not supported yet"), help);
-        }
-    };
-    let idempotent = matches!(function, Function::Min | Function::Max | Function::BoolAnd | Function::BoolOr);
-    if distinct && !idempotent {
-        return refuse(format!("{name}(DISTINCT …) is not supported yet"), "count(DISTINCT …) is");
-    }
-    Ok(function)
-}
-
-/// DataFusion's result types.
-fn result_type(function: Function, input: Option<&DataType>, name: &str) -> Result<DataType, LowerError> {
-    let number =
-        |t: &DataType| matches!(t, DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(_, _));
-    match (function, input) {
-        (Function::Count | Function::CountDistinct, _) => Ok(DataType::Int64),
-        (Function::Sum | Function::Avg | Function::Var | Function::Stddev, Some(t)) if !number(t) => {
-            refuse(format!("{name} over {} is not supported", sql_name(t)), "cast it to BIGINT, DOUBLE or DECIMAL")
-        }
-        (Function::Sum, Some(DataType::Int32 | DataType::Int64)) => Ok(DataType::Int64),
-        (Function::Sum, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 10).min(38), *s)),
-        (Function::Avg, Some(DataType::Decimal128(p, s))) => Ok(DataType::Decimal128((p + 4).min(38), (s + 4).min(38))),
-        (Function::Sum | Function::Avg | Function::Var | Function::Stddev, _) => Ok(DataType::Float64),
-        (Function::BoolAnd | Function::BoolOr, _) => Ok(DataType::Boolean),
-        (_, Some(DataType::Duration(_) | DataType::Interval(_))) => {
-            refuse(format!("{name} over an interval is not supported"), "write date_part('epoch', a - b): its seconds")
-        }
-        (Function::Min | Function::Max, Some(t)) if t.is_nested() => {
-            refuse(format!("{name} over {t} is not supported"), "aggregate one of its elements")
-        }
-        (Function::Min | Function::Max | Function::First | Function::Last, Some(t)) => Ok(t.clone()),
-        (_, None) => refuse(format!("{name} takes an argument"), "name a column"),
     }
 }

@@ -33,6 +33,7 @@ use datafusion::sql::unparser::expr_to_sql;
 
 use super::functions;
 use super::operator::Compiled;
+use super::signatures;
 use crate::definition::bounded;
 use crate::definition::check::{self, words};
 use crate::definition::meaning::{Types, checked, meant, unlisted};
@@ -67,6 +68,7 @@ impl Catalog {
         bounded::register(&context);
         context.register_udf(functions::now());
         context.register_udf(functions::list_sum());
+        signatures::planned().for_each(|function| context.register_udaf(function));
         Catalog { tables: tables.collect(), functions: context.state() }
     }
 

@@ -34,7 +34,16 @@ fn window(w: Window) -> String {
 
 fn aggregate(plan: &ViewPlan, a: &Aggregate) -> String {
     let argument = a.value.map_or("*".to_string(), |v| plan.values[v].text.clone());
-    let mut text = format!("{:?}({argument}", a.function).to_lowercase();
+    // The name, and in braces the call's constants.
+    let called = format!("{:?}", a.function).to_lowercase();
+    let (name, constants) = called.split_once(' ').unwrap_or((&called, ""));
+    let mut text = format!("{name}({argument}");
+    if let Some(second) = a.second {
+        let _ = write!(text, ", {}", plan.values[second].text);
+    }
+    if !constants.is_empty() {
+        let _ = write!(text, ", {}", constants.trim_matches(['{', '}', ' ']));
+    }
     if let Some(order) = a.order {
         let keys = &plan.orders[order - plan.values.len()];
         let key = |(c, desc, _): &(Compiled, bool, bool)| format!("{}{}", c.text, if *desc { " desc" } else { "" });

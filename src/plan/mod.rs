@@ -16,6 +16,7 @@ pub mod output;
 pub mod project;
 pub mod refusal;
 mod row;
+mod signatures;
 pub mod temporal;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{Array, ArrayRef};
 use datafusion::common::ScalarValue;
 
 use super::expected::{Beside, Told};
@@ -174,6 +175,12 @@ pub(super) fn same(a: &ScalarValue, b: &ScalarValue) -> bool {
     match (a, b) {
         (ScalarValue::Float64(Some(a)), ScalarValue::Float64(Some(b))) => {
             a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+        }
+        (ScalarValue::List(a), ScalarValue::List(b)) if !a.is_null(0) && !b.is_null(0) => {
+            let (a, b) = (a.value(0), b.value(0));
+            let item = |list: &ArrayRef, n: usize| ScalarValue::try_from_array(list, n).ok();
+            let equal = |n: usize| item(&a, n).zip(item(&b, n)).is_some_and(|(a, b)| same(&a, &b));
+            a.len() == b.len() && (0..a.len()).all(equal)
         }
         _ => a == b || (a.is_null() && b.is_null()),
     }

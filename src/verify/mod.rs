@@ -15,17 +15,22 @@ pub mod recompute;
 mod compare;
 mod expected;
 mod histories;
+mod oracle_decay;
+mod oracle_distinct;
 mod oracle_exact;
 mod oracle_facts;
 mod oracle_functions;
 mod oracle_join;
+mod oracle_lists;
 mod oracle_meaning;
 mod oracle_numbers;
 mod oracle_plan;
 mod oracle_rows;
 mod oracle_scalars;
+mod oracle_statistics;
 #[cfg(test)]
 mod oracle_tests;
+mod oracle_values;
 mod sample;
 
 use std::collections::BTreeSet;

@@ -25,6 +25,8 @@ enum Statistic {
     Mean,
     Variance,
     Deviation,
+    /// A sum that is 0 over nothing.
+    Total,
 }
 
 /// `sum`, `avg`, `var` or `stddev` from exact values.
@@ -37,13 +39,20 @@ pub(super) struct Exact {
 }
 
 impl Exact {
+    fn function(statistic: Statistic, name: &'static str, aliases: &[&str]) -> AggregateUDF {
+        let aliases = aliases.iter().map(ToString::to_string).collect();
+        let signature = Signature::user_defined(Volatility::Immutable);
+        AggregateUDF::new_from_impl(Exact { statistic, name, aliases, signature })
+    }
+
+    /// The sum of doubles; 0 or null over nothing.
+    pub(super) fn sum_of_terms(zero: bool) -> AggregateUDF {
+        Exact::function(if zero { Statistic::Total } else { Statistic::Sum }, "sum_of_terms", &[])
+    }
+
     /// All four, with the built-in ones' aliases.
     pub(super) fn all() -> [AggregateUDF; 4] {
-        let function = |statistic, name, aliases: &[&str]| {
-            let aliases = aliases.iter().map(ToString::to_string).collect();
-            let signature = Signature::user_defined(Volatility::Immutable);
-            AggregateUDF::new_from_impl(Exact { statistic, name, aliases, signature })
-        };
+        let function = Exact::function;
         [
             function(Statistic::Sum, "sum", &[]),
             function(Statistic::Mean, "avg", &["mean"]),
@@ -84,7 +93,7 @@ impl AggregateUDFImpl for Exact {
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
         Ok(match (self.statistic, &arg_types[0]) {
             (Statistic::Sum, DataType::Decimal128(p, s)) => DataType::Decimal128((p + 10).min(38), *s),
-            (Statistic::Sum, other) => other.clone(),
+            (Statistic::Sum | Statistic::Total, other) => other.clone(),
             (Statistic::Mean, DataType::Decimal128(p, s)) => DataType::Decimal128((p + 4).min(38), (s + 4).min(38)),
             (Statistic::Mean | Statistic::Variance | Statistic::Deviation, _) => DataType::Float64,
         })
@@ -223,6 +232,7 @@ impl ExactGroups {
     fn doubles(&self, groups: &[Moments]) -> Float64Array {
         let value = |m: &Moments| match self.statistic {
             Statistic::Sum => (m.count > 0).then(|| m.sum_over(1, 0)),
+            Statistic::Total => Some(m.sum_over(1, 0)),
             Statistic::Mean => (m.count > 0).then(|| m.sum_over(m.count, self.scale())),
             Statistic::Variance => m.variance(self.scale()),
             Statistic::Deviation => m.variance(self.scale()).map(f64::sqrt),
@@ -242,7 +252,7 @@ impl ExactGroups {
                     let (down, up) = powers(scale - self.scale());
                     round_half_away(&(m.sum.integer() * BigInt::from(up)), &(down * m.count))
                 }
-                Statistic::Sum | Statistic::Variance | Statistic::Deviation => m.sum.integer(),
+                Statistic::Sum | Statistic::Total | Statistic::Variance | Statistic::Deviation => m.sum.integer(),
             };
             if *exact.magnitude() < limit { i128::try_from(exact).ok() } else { None }
         };

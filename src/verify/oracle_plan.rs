@@ -16,22 +16,40 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, LogicalPlan, Operator, ScalarUDF};
 use datafusion::sql::sqlparser::ast;
 
+use super::oracle_lists::LIST;
 use super::oracle_meaning::COUNTED;
 use super::oracle_scalars::{FloorToGrid, NOW};
 use crate::definition::{Definitions, Source};
 
 /// The aggregates the oracle knows to be independent of order, or knows how to order.
-const AGGREGATES: [&str; 12] = [
+const AGGREGATES: [&str; 29] = [
     "count",
+    "decayed_sum",
+    "decayed_count",
+    "approx_distinct",
     "sum",
     "avg",
     "min",
     "max",
     "var",
     "stddev",
+    "var_pop",
+    "stddev_pop",
+    "covar_samp",
+    "covar_pop",
+    "corr",
+    "regr_slope",
+    "skewness",
+    "kurtosis",
+    "median",
+    "mode",
+    "entropy",
+    "approx_percentile_cont",
+    "top_k",
+    "bottom_k",
     "first_value",
     "last_value",
-    "array_agg",
+    LIST,
     "bool_and",
     "bool_or",
 ];
@@ -130,7 +148,8 @@ fn call(expr: Expr) -> std::result::Result<Call, String> {
     if !AGGREGATES.contains(&name) {
         return Err(format!("the aggregate {name}"));
     }
-    if function.params.distinct && !["count", "array_agg", "min", "max", "bool_and", "bool_or"].contains(&name) {
+    let distinct = ["count", LIST, "min", "max", "bool_and", "bool_or", "top_k", "bottom_k"];
+    if function.params.distinct && !distinct.contains(&name) {
         return Err(format!("{name}(DISTINCT ..)"));
     }
     let filter = function.params.filter.take().map_or_else(Vec::new, |filter| split_conjunction_owned(*filter));

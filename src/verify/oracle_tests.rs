@@ -248,8 +248,12 @@ fn ties_go_by_partition_and_offset() {
     world.check(&all("first_value(s ORDER BY x), last_value(s ORDER BY x)"), 5, &["1 1 a d", "2 2 z z"]);
     world.check(&all("last_value(s ORDER BY n, ts) FILTER (WHERE n < 9)"), 5, &["1 1 b", "2 2 z"]);
     world.check(&all("last_value(x ORDER BY x), last_value(x) IGNORE NULLS"), 5, &["1 1 - 1.0", "2 2 1.0 1.0"]);
-    world.check(&all("array_agg(s ORDER BY ts), array_agg(n)"), 5, &["1 1 [d, a, b, c] [6, 9, 8, 7]", "2 2 [z] [1]"]);
-    world.check(&all("array_slice(array_agg(s ORDER BY ts DESC, n DESC), 1, 2)"), 5, &["1 1 [a, b]", "2 2 [z]"]);
+    world.check(
+        &all("array_agg(s ORDER BY ts LIMIT 9), array_agg(n LIMIT 9)"),
+        5,
+        &["1 1 [d, a, b, c] [6, 9, 8, 7]", "2 2 [z] [1]"],
+    );
+    world.check(&all("array_agg(s ORDER BY ts DESC, n DESC LIMIT 2)"), 5, &["1 1 [a, b]", "2 2 [z]"]);
     world.check(&all("first_value(s = 'd'), last_value(n > 8 ORDER BY ts)"), 5, &["1 1 true false", "2 2 false false"]);
 }
 
@@ -401,7 +405,7 @@ fn what_it_cannot_judge_is_refused() {
     check("SELECT u FROM e", "GROUP BY");
     check("SELECT u, count(*) FROM e GROUP BY u ORDER BY u", "Sort");
     check("SELECT u, count(*) FROM e GROUP BY u LIMIT 1", "Limit");
-    check("SELECT u, median(x) FROM e GROUP BY u", "median");
+    check("SELECT u, string_agg(s, ',') FROM e GROUP BY u", "string_agg");
     check("SELECT u, sum(DISTINCT x) FROM e GROUP BY u", "DISTINCT");
     check("SELECT u, count(*) FROM e GROUP BY ROLLUP (u)", "grouping sets");
     check("SELECT e.u, count(*) FROM e JOIN f ON e.u = f.u GROUP BY e.u", "more than one stream");

@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int8Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::{and, concat_batches, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::MemTable;
@@ -21,7 +21,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::execution_props::ExecutionProps;
-use datafusion::logical_expr::expr::{AggregateFunction, Sort};
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{AggregateUDF, BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit};
@@ -34,14 +34,18 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use thiserror::Error;
 
+use super::oracle_decay::{Decayed, terms};
 use super::oracle_functions::{DoubleExtreme, Exact};
 use super::oracle_join::joins_doubles;
+use super::oracle_lists::{LIST, Listed, limits_as_arguments};
 use super::oracle_meaning::{Micros, read};
 use super::oracle_plan::{Call, Shape, ignored_clause, take_apart};
 use super::oracle_rows::{
     OrderColumn, Versions, all_but, evaluate, is_about_values, one_zero_one_nan, query_schema, ranks, truth, visible,
 };
 use super::oracle_scalars::{ArraySum, Now};
+use super::oracle_statistics::Statistic;
+use super::oracle_values::OfValues;
 use crate::definition::{Definitions, View, bounded, parse_query};
 
 /// Why a view cannot be recomputed.
@@ -99,7 +103,7 @@ impl Recompute {
         // The text as it was written. DataFusion cannot plan it where two aggregates have one name: then they are told
         // apart, as they are for the engine.
         let written = parse_query(&view.text).map_err(|e| failed(DataFusionError::SQL(Box::new(e), None)))?;
-        let plan = planned(written).or_else(|_| planned(view.query.clone())).map_err(failed)?;
+        let plan = planned(limits_as_arguments(written)).or_else(|_| planned(view.query.clone())).map_err(failed)?;
         let plan = read(plan).map_err(failed)?;
         let options = state.config_options();
         let plan = state.analyzer().execute_and_check(plan, options, |_, _| {}).map_err(failed)?;
@@ -208,7 +212,9 @@ fn session(definitions: &Definitions) -> Fallible<SessionState> {
         .with_target_partitions(1)
         .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
     let context = SessionContext::new_with_config(config);
-    Exact::all().into_iter().for_each(|function| context.register_udaf(function));
+    let own = Exact::all().into_iter().chain(Statistic::all()).chain(OfValues::all());
+    own.chain(Decayed::all()).for_each(|function| context.register_udaf(function));
+    context.register_udaf(AggregateUDF::from(Listed::new(false, true)));
     // Their values are DataFusion's own; without the bounds, a row that the engine refuses would end this process.
     bounded::register(&context);
     context.register_udf(Now::function());
@@ -337,6 +343,10 @@ impl Run {
         let is_double = first.is_some_and(|values| values.data_type() == &DataType::Float64);
         let func: Arc<AggregateUDF> = match name {
             "min" | "max" if is_double => Arc::new(AggregateUDF::from(DoubleExtreme::new(name == "max"))),
+            LIST => {
+                let nulls = params.null_treatment != Some(NullTreatment::IgnoreNulls);
+                Arc::new(AggregateUDF::from(Listed::new(params.distinct, nulls)))
+            }
             _ => Arc::clone(func),
         };
         let mut args = vec![];
@@ -348,23 +358,43 @@ impl Run {
             });
         }
         let mut order_by = vec![];
-        if let ("first_value" | "last_value" | "array_agg", Some(values)) = (name, first) {
-            if params.distinct {
-                // DataFusion orders distinct values only by themselves, which leaves no ties.
-                order_by.extend(params.order_by.first().map(|s| Sort::new(args[0].clone(), s.asc, s.nulls_first)));
-            } else {
+        match (name, first) {
+            ("first_value" | "last_value", Some(values)) => {
                 order_by.push(Sort::new(table.add(self.order(&params.order_by, inputs, values)?), true, false));
             }
+            (LIST, Some(values)) => args.push(table.add(self.order(&params.order_by, inputs, values)?)),
+            _ => {}
         }
+        let decays = matches!(name, "decayed_sum" | "decayed_count");
         let mut kept = (!inputs.counted).then(|| BooleanArray::from(vec![false; inputs.rows]));
         for condition in call.filter.iter().filter(|_| inputs.counted) {
             let holds = truth(&inputs.values[condition]);
             kept = Some(kept.map_or(Ok(holds.clone()), |kept| and(&kept, &holds))?);
         }
+        let mut func = func;
+        if decays {
+            let (terms, lives) = self.decayed(&params.args, inputs)?;
+            args = vec![table.add(Arc::new(terms))];
+            func = Arc::new(Exact::sum_of_terms(name == "decayed_count"));
+            kept = Some(kept.map_or(Ok(lives.clone()), |kept| and(&kept, &lives))?);
+        }
         let kept = kept.map(|kept| Box::new(table.add(Arc::new(kept))));
-        let distinct = params.distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or");
-        let call = AggregateFunction::new_udf(func, args, distinct, kept, order_by, params.null_treatment);
+        let distinct = params.distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or" | LIST);
+        let nulls = params.null_treatment.filter(|_| name != LIST);
+        let call = AggregateFunction::new_udf(func, args, distinct, kept, order_by, nulls);
         Ok(Expr::AggregateFunction(call))
+    }
+
+    /// The terms of a decayed sum or count, whose last argument is the half-life.
+    fn decayed(&self, args: &[Expr], inputs: &Inputs) -> Fallible<(Float64Array, BooleanArray)> {
+        let (Some([time, ..]), Some(half_life)) = (&self.shape.position, args.last()) else {
+            return Err(DataFusionError::NotImplemented("a decayed aggregate over a subquery".to_string()));
+        };
+        let Some(now) = self.state.execution_props().query_execution_start_time else {
+            return Err(DataFusionError::Internal("an answer is about an instant".to_string()));
+        };
+        let values = args.first().and_then(|e| inputs.values.get(e));
+        terms(values, &inputs.values[time], half_life, now.timestamp_micros())
     }
 
     /// Each row's place: by ORDER BY (by event time if there is none), event time, partition, offset, the value.

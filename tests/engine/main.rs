@@ -6,6 +6,7 @@
 mod cli;
 mod damage;
 mod demo;
+mod docs;
 mod hostile;
 mod housekeeping;
 mod joins;

@@ -100,6 +100,64 @@ CREATE FEATURE VIEW meanings AS SELECT grp,
   date_part('epoch', now()) - date_part('epoch', max(ts)) < 86400.5 AS seconds_of_a_day
 FROM events GROUP BY grp;
 
+CREATE FEATURE VIEW moments AS SELECT grp,
+  covar(x, n) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS covar_6h, covar_pop(d, x) AS covar_all, covar_samp(n, d) FILTER (WHERE b) AS covar_b,
+  corr(x, d) FILTER (WHERE ts > now() - INTERVAL '1 day') AS corr_1d, corr(n, item) AS corr_all, corr(n, d) FILTER (WHERE ts <= now() - INTERVAL '3 hours') AS corr_old,
+  regr_slope(d, n) FILTER (WHERE ts > now() - INTERVAL '12 hours') AS slope_12h, regr_slope(x, d) AS slope_all,
+  skewness(d) FILTER (WHERE ts > now() - INTERVAL '1 day') AS skewness_1d, skewness(x) AS skewness_all, kurtosis(n) FILTER (WHERE ts > now() - INTERVAL '1 day') AS kurtosis_1d,
+  kurtosis(d) AS kurtosis_all, kurtosis(x) FILTER (WHERE x < 1e9) AS kurtosis_x, var_pop(x) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS var_6h,
+  var_pop(n) AS var_all, stddev_pop(d) AS dev_all, stddev_pop(x) FILTER (WHERE ts <= now() - INTERVAL '1 hour' AND ts > now() - INTERVAL '1 day') AS dev_old
+FROM events GROUP BY grp;
+
+CREATE FEATURE VIEW moments_joined AS SELECT i.category,
+  covar(e.x, i.price) AS covar_all, corr(e.d, i.price) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS corr_1d, regr_slope(e.n, i.price) AS slope_all,
+  skewness(i.price) AS skewness_all, kurtosis(e.n) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS kurtosis_1d, var_pop(i.price) AS var_all
+FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category;
+
+CREATE FEATURE VIEW multisets AS SELECT grp,
+  median(x) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS median_6h, median(d) AS median_all, median(n) FILTER (WHERE ts <= now() - INTERVAL '3 hours') AS median_old,
+  mode(s) FILTER (WHERE ts > now() - INTERVAL '1 day') AS mode_1d, mode(x) AS mode_all, mode(b) AS mode_b, entropy(s) AS entropy_all,
+  entropy(x) FILTER (WHERE ts > now() - INTERVAL '12 hours' AND n > 2) AS entropy_12h, approx_percentile_cont(x, 0.9) FILTER (WHERE ts > now() - INTERVAL '1 day') AS p90_1d,
+  approx_percentile_cont(d, 0.333333) AS p33_all, approx_percentile_cont(n, 0) AS p0, approx_percentile_cont(x, 1) AS p100,
+  top_k(x, 3) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS top_6h, top_k(s, 4) AS top_all, top_k(DISTINCT x, 3) AS top_distinct, bottom_k(d, 2) AS bottom_all,
+  bottom_k(DISTINCT s, 3) FILTER (WHERE ts > now() - INTERVAL '1 day') AS bottom_1d, bottom_k(ts, 2) FILTER (WHERE ts <= now() - INTERVAL '1 hour' AND ts > now() - INTERVAL '9 hours') AS first_times,
+  top_k(arrived - ts > INTERVAL '0 days', 2) AS late
+FROM events GROUP BY grp;
+
+CREATE FEATURE VIEW multisets_joined AS SELECT i.category,
+  median(e.x) AS median_all, mode(e.s) AS mode_all, entropy(e.n) AS entropy_all, approx_percentile_cont(i.price, 0.75) AS p75, top_k(i.price, 3) AS top_all,
+  top_k(DISTINCT e.s, 2) FILTER (WHERE e.ts > now() - INTERVAL '12 hours') AS top_12h, bottom_k(e.x, 3) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS bottom_1d,
+  median(i.price) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS median_1d, bottom_k(DISTINCT e.n, 2) AS bottom_n
+FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category;
+
+CREATE FEATURE VIEW lists AS SELECT grp,
+  array_agg(s ORDER BY ts DESC LIMIT 3) FILTER (WHERE ts > now() - INTERVAL '6 hours') AS last_6h, array_agg(x ORDER BY ts DESC LIMIT 4) AS last_all,
+  array_agg(n ORDER BY ts LIMIT 2) FILTER (WHERE ts > now() - INTERVAL '1 day') AS first_1d, array_agg(d LIMIT 5) FILTER (WHERE n > 2) AS first_all,
+  array_agg(DISTINCT s ORDER BY ts DESC LIMIT 3) FILTER (WHERE ts > now() - INTERVAL '12 hours') AS seen_12h, array_agg(DISTINCT x ORDER BY ts LIMIT 4) AS seen_all,
+  array_agg(DISTINCT n ORDER BY ts DESC LIMIT 3) IGNORE NULLS AS seen_n, array_agg(x ORDER BY n DESC, s LIMIT 3) FILTER (WHERE ts > now() - INTERVAL '1 day') AS by_n_1d,
+  array_agg(s ORDER BY x LIMIT 2) IGNORE NULLS AS by_x, array_agg(DISTINCT b ORDER BY d DESC LIMIT 2) AS by_d,
+  array_agg(item ORDER BY ts DESC LIMIT 3) FILTER (WHERE ts <= now() - INTERVAL '2 hours' AND ts > now() - INTERVAL '20 hours') AS older,
+  approx_distinct(x) AS distinct_all, approx_distinct(x) FILTER (WHERE ts > now() - INTERVAL '2 days') AS distinct_2d, approx_distinct(d) FILTER (WHERE n > 1) AS distinct_d,
+  approx_distinct(d) FILTER (WHERE ts <= now() - INTERVAL '1 hour' AND ts > now() - INTERVAL '2 days') AS distinct_old, approx_distinct(s) AS distinct_s, approx_distinct(ts) AS distinct_ts,
+  array_agg(date_trunc('hour', ts) ORDER BY ts DESC LIMIT 2) AS hours, cardinality(array_agg(n LIMIT 100)) AS many
+FROM events GROUP BY grp;
+
+CREATE FEATURE VIEW lists_joined AS SELECT i.category,
+  array_agg(e.s ORDER BY e.ts DESC LIMIT 3) AS last_all, array_agg(i.price ORDER BY e.ts DESC LIMIT 3) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS prices_1d,
+  array_agg(DISTINCT e.grp ORDER BY e.ts DESC LIMIT 3) FILTER (WHERE e.ts > now() - INTERVAL '12 hours') AS groups_12h, array_agg(DISTINCT e.x ORDER BY e.n LIMIT 3) AS by_n,
+  approx_distinct(e.d) AS distinct_all, approx_distinct(e.ts) FILTER (WHERE e.ts > now() - INTERVAL '2 days') AS distinct_2d, approx_distinct(i.price) AS distinct_prices,
+  array_agg(e.x ORDER BY i.price, e.n DESC LIMIT 2) FILTER (WHERE e.ts > now() - INTERVAL '1 day') AS by_price
+FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category;
+
+CREATE FEATURE VIEW decayed AS SELECT grp,
+  decayed_sum(x, INTERVAL '2 hours') FILTER (WHERE ts > now() - INTERVAL '1 day') AS sum_1d, decayed_sum(d, INTERVAL '6 hours') AS sum_all, decayed_count(INTERVAL '90 minutes') AS count_all,
+  decayed_sum(n, INTERVAL '10 minutes') FILTER (WHERE b) AS sum_n, decayed_count(INTERVAL '1 hour') FILTER (WHERE ts <= now() - INTERVAL '1 hour' AND n > 2) AS count_old
+FROM events GROUP BY grp;
+
+CREATE FEATURE VIEW decayed_joined WITH (resolution = '10 minutes') AS SELECT i.category,
+  decayed_sum(i.price, INTERVAL '3 hours') AS sum_all, decayed_count(INTERVAL '20 minutes') AS count_all, decayed_sum(e.x, INTERVAL '1 hour') FILTER (WHERE e.ts > now() - INTERVAL '12 hours') AS sum_12h
+FROM events AS e JOIN items AS i ON i.item = e.item GROUP BY i.category;
+
 CREATE FEATURE VIEW by_hour AS SELECT date_trunc('hour', ts) AS hour, date_part('dow', ts) AS weekday, count(*) AS n_all, sum(-d) AS debt,
   count(*) FILTER (WHERE NOT (now() - ts > INTERVAL '12 hours')) AS n_12h
 FROM events GROUP BY date_trunc('hour', ts), date_part('dow', ts);
