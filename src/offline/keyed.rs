@@ -4,8 +4,10 @@
 //! own projection makes updates of them: its `WHERE` decides then, and what it refuses is refused again, in silence, since
 //! the quarantine has it. An event on which the group's own expressions fail is in no view's groups, and not in the copy.
 //!
-//! Invariants: the hash that is stored is the one that every view with the key gives the row; parts come in the order of
-//! hashes. Neighbours: `plan::keyed` is the key, `seal` writes the copy, `by_hash` and point reads take their updates from it.
+//! Invariants: a key has its copy of everything that is sealed, since no key comes to a store later on: other definitions
+//! are refused; the hash that is stored is the one that every view with the key gives the row; parts come in the order of
+//! hashes. Neighbours: `plan::keyed` is the key, `seal` writes the copy, `by_hash` and point reads take their updates
+//! from it.
 
 use std::sync::Arc;
 

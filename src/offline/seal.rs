@@ -8,8 +8,8 @@
 //! files that nobody knows; the next sealing removes them.
 //!
 //! Invariants: segments and tail together are the log, at every moment; what is sealed is in written-back pages (asserted
-//! in [`Store::seal`](crate::state::Store::seal)); in memory are at most about a million updates, or 256 MB of them, and of events a gigabyte
-//! twice, while they are sorted.
+//! in [`Store::seal`](crate::state::Store::seal)); in memory are at most about a million
+//! updates, or 256 MB of them, and of events a gigabyte twice, while they are sorted.
 //! Neighbours: `segment` reads the files, `catalogue` lists them, `state::log` takes the records out of the tail.
 
 use std::collections::BTreeMap;

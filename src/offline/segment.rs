@@ -1,7 +1,8 @@
 //! Immutable Parquet files, read: all of one, or the row groups and rows in which asked groups are.
 //!
-//! Updates, and events sorted by a key, are in the order of the groups' hashes, so the row groups' statistics say where a group may be. A file is opened anew
-//! for every read of a page: a join may walk through thousands of segments side by side without holding them open.
+//! Updates, and events sorted by a key, are in the order of the groups' hashes, so the row groups' statistics say where a
+//! group may be. A file is opened anew for every read of a page: a join may walk through thousands of segments side by
+//! side without holding them open.
 //!
 //! Invariants: a filter leaves out only rows that were not asked for; no byte is read that was not written so.
 //! Neighbours: `seal` writes what is read here, `catalogue` says which files there are, `blocks` compares their bytes.

@@ -275,8 +275,8 @@ impl Cache {
     /// Returns how many were written.
     ///
     /// # Errors
-    /// The store's. The redo points of views that are not done stay where they were, and the cache is of no use any more: pages count as written whose
-    /// rows were not. Whoever gets one opens the store anew.
+    /// The store's. The redo points of views that are not done stay where they were, and the cache is of no use any more:
+    /// pages count as written whose rows were not. Whoever gets one opens the store anew.
     pub fn write_back(&self) -> Result<usize, StateError> {
         self.write_back_at_ease(|| ())
     }

@@ -2,8 +2,8 @@
 //!
 //! At every opening, in time that grows with the tail and not with the history: the commits are those that the witness
 //! saw, those of the tail follow one another, the committed offsets are the last commits', and no log is sealed beyond the
-//! redo points of the views whose pages follow from it. What is read from the tail, the quarantine, the catalogue and the pages is compared with what their writers
-//! counted whenever it is read. `verify --all` reads all of it: [`Store::check_all`].
+//! redo points of the views whose pages follow from it. What is read from the tail, the quarantine, the catalogue and the
+//! pages is compared with what their writers counted whenever it is read. `verify --all` reads all of it: [`Store::check_all`].
 //!
 //! Invariants: nothing here changes the store. Neighbours: `open` calls it, `commit`, `log` and `cache` count what they
 //! write.

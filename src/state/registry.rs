@@ -1,4 +1,5 @@
-//! The registry: which id each source, each version of a view and each group key has in this store, and by which definitions it was made.
+//! The registry: which id each source, each version of a view and each group key has in this store, and by which
+//! definitions it was made.
 //!
 //! Ids are looked up once, when a store is opened with a plan; from then on everything that is stored says them. Indices
 //! into the plan's lists are for whoever holds the plan.
