@@ -304,7 +304,7 @@ pub fn from_batch(view: ViewId, batch: &RecordBatch, plan: &FoldPlan) -> Result<
     let mut updates = Updates::of(view);
     let late = counts_from.null_count() < batch.num_rows();
     let closes = closing.true_count() > 0;
-    for n in 0..batch.num_rows() {
+    for (n, &rank) in ranks.iter().enumerate() {
         let group = rows.row(n);
         updates.hashes.push(hash_group(group.as_ref()));
         updates.group_bytes.extend_from_slice(group.as_ref());
@@ -322,7 +322,7 @@ pub fn from_batch(view: ViewId, batch: &RecordBatch, plan: &FoldPlan) -> Result<
         let words = &mut updates.words;
         words.push(event_time.value(n).cast_unsigned());
         words.push(offset.value(n).cast_unsigned());
-        words.push(place(Origin::new(ranks[n], partition.value(n)), diff));
+        words.push(place(Origin::new(rank, partition.value(n)), diff));
         words.push(nulls | filters);
         for encoder in &encoders {
             encoder.append(n, words, &mut updates.heap);
