@@ -18,6 +18,9 @@ CREATE FEATURE VIEW users AS
 SELECT user_id, count(*) FILTER (WHERE ts > now() - INTERVAL '1 minute') AS n, last_value(kind ORDER BY ts) AS last
 FROM clicks GROUP BY user_id;
 CREATE FEATURE VIEW kinds AS SELECT kind, count(*) AS n FROM clicks GROUP BY kind;
+CREATE FEATURE VIEW regulars AS
+SELECT user_id, array_agg(kind ORDER BY ts DESC LIMIT 3) AS latest, top_k(DISTINCT kind, 5) AS kinds, count(*) AS n
+FROM clicks GROUP BY user_id HAVING count(*) > 2;
 CREATE FEATURE SERVICE ranker AS users;
 CREATE STREAM orders (user_id BIGINT NOT NULL, ts TIMESTAMP NOT NULL, came TIMESTAMP NOT NULL)
 EVENT TIME ts ARRIVAL TIME came FROM FILE (path = 'orders.csv', format = 'csv');
@@ -134,6 +137,19 @@ def test_what_came_late_was_not_served(client):
     assert served != corrected
     for mode, want in [("served", served), ("corrected", corrected)]:
         assert exchange(client, {"features": ["ordering:*"], "mode": mode}, sent)["orders"].to_pylist() == want, mode
+
+
+def test_lists_are_lists_and_having_decides_who_has_a_row(client):
+    sent = labels(400)
+    result = exchange(client, {"features": ["regulars:*"]}, sent)
+    assert result.schema.field("latest").type == pa.list_(pa.string()), "not a text of JSON"
+    want = []
+    for user, at in zip(sent["user_id"].to_pylist(), sent["as_of"].cast(pa.int64()).to_pylist(), strict=True):
+        kinds = [kind for who, kind, ts in sorted(CLICKS, key=lambda click: click[2]) if who == user and ts <= at]
+        is_row = len(kinds) > 2
+        want.append((kinds[:-4:-1], sorted(set(kinds), reverse=True), len(kinds)) if is_row else (None, None, 0))
+    assert list(zip(*(result[name].to_pylist() for name in ("latest", "kinds", "n")), strict=True)) == want
+    assert (None, None, 0) in want and (["b", "a", "b"], ["b", "a"], 60) in want
 
 
 def test_labels_of_the_future_are_refused(client):
