@@ -54,6 +54,11 @@ impl<'a> Comparison<'a> {
         group: &[u8],
     ) -> Result<(), VerifyError> {
         let wanted: Vec<usize> = (0..self.plan.features.len()).collect();
+        if let Some(theirs) = told.withheld(group) {
+            // Nobody is told these; what is kept of the group must be right all the same.
+            let ours = self.outputs.one(&wanted, &self.values, &got.values, stamp.at).map_err(compute)?;
+            self.features(source, stamp, &ours, theirs);
+        }
         let got = self.outputs.judge(&self.values, got.clone(), stamp.at).map_err(compute)?;
         let ours = self.outputs.one(&wanted, &self.values, &got.values, stamp.at).map_err(compute)?;
         self.values(source, stamp, &ours, told, group);
@@ -80,7 +85,10 @@ impl<'a> Comparison<'a> {
         told: &Told,
         group: &[u8],
     ) {
-        let theirs = told.values(group);
+        self.features(source, stamp, ours, told.values(group));
+    }
+
+    fn features(&mut self, source: &'static str, stamp: &Stamp, ours: &[ScalarValue], theirs: &[ScalarValue]) {
         assert_eq!(theirs.len(), ours.len(), "a group that is compared is one that the events have, or none has");
         for ((feature, ours), theirs) in self.plan.features.iter().zip(ours).zip(theirs) {
             self.report.checked += 1;

@@ -41,8 +41,8 @@ type GroupFacts = HashMap<Vec<u8>, (Option<i64>, bool)>;
 pub(super) struct Told {
     /// Features of the groups that have a row.
     pub(super) rows: HashMap<Vec<u8>, Vec<ScalarValue>>,
-    /// Groups that WHERE admits rows of, and HAVING does not hold on.
-    withheld: HashSet<Vec<u8>>,
+    /// Groups that WHERE admits rows of, and HAVING does not hold on: the features that they would have.
+    withheld: HashMap<Vec<u8>, Vec<ScalarValue>>,
     /// Features of compared groups that have none.
     nothing: HashMap<Vec<u8>, Vec<ScalarValue>>,
     /// Event time and "was it ever admitted": certainly, and possibly; `None`: not known.
@@ -56,13 +56,18 @@ impl Told {
         self.rows.get(group).or_else(|| self.nothing.get(group)).map_or(&[], Vec::as_slice)
     }
 
+    /// The features that it would have if HAVING held, where WHERE admits rows of it and HAVING does not hold.
+    pub(super) fn withheld(&self, group: &[u8]) -> Option<&[ScalarValue]> {
+        self.withheld.get(group).map(Vec::as_slice)
+    }
+
     /// What can be said beside them.
     pub(super) fn beside(&self, group: &[u8]) -> Beside {
         let none = (None, false);
         let of = |facts: &Option<GroupFacts>| facts.as_ref().map(|f| f.get(group).copied().unwrap_or(none));
         let (least, admitted) = of(&self.certain).unwrap_or(none);
         let (most, possibly) = of(&self.possible).unwrap_or((Some(i64::MAX), true));
-        let withheld = self.withheld.contains(group);
+        let withheld = self.withheld.contains_key(group);
         Beside {
             present: self.rows.contains_key(group),
             may_be_expired: possibly && !withheld,
@@ -111,10 +116,10 @@ struct Asking<'a> {
 impl Asking<'_> {
     fn tell(&self, events: &Events, at: i64) -> Result<Told, VerifyError> {
         let rows = self.features(&self.recompute.at(events, at)?)?;
-        let mut withheld = HashSet::new();
+        let mut withheld = HashMap::new();
         if self.recompute.withholds() {
-            withheld.extend(self.features(&self.recompute.at_without_having(events, at)?)?.into_keys());
-            withheld.retain(|group| !rows.contains_key(group));
+            withheld = self.features(&self.recompute.at_without_having(events, at)?)?;
+            withheld.retain(|group, _| !rows.contains_key(group));
         }
         let missing: Vec<&Vec<u8>> = self.groups.iter().filter(|g| !rows.contains_key(**g)).copied().collect();
         let mut nothing = HashMap::new();
