@@ -15,8 +15,8 @@
 //!   would not agree with `=`.
 //!
 //! Invariant: an expression that passes has the types it had when DataFusion planned it, but for times, whose unit may
-//! change. Neighbours: `calls` has the functions; `check` compiles the expressions of sources, `plan::bind` those of views; `verify` has its own
-//! reading of the same rules.
+//! change. Neighbours: `calls` has the functions; `check` compiles the expressions of sources, `plan::bind` those of views;
+//! `verify` has its own reading of the same rules.
 
 use std::sync::{Arc, LazyLock};
 

@@ -6,7 +6,8 @@
 //!
 //! Invariants: equal groups give equal bytes: what has left a group leaves no trace, and while a group has no more than
 //! two chunks and they begin with the same entries, neither does the order in which things came. Partials are not
-//! stored, they follow from the entries. A row of another format is an error, never a guess. Neighbours: `state::page` writes these rows, `state::mod` names the keys.
+//! stored, they follow from the entries. A row of another format is an error, never a guess. Neighbours: `state::page`
+//! writes these rows, `state::mod` names the keys.
 
 use super::aggregate::{Acc, Edge, Held};
 use super::chunk::Chunk;

@@ -1,6 +1,7 @@
 //! The fingerprint of a plan: what it means and what its inputs look like, in 128 bits.
 //!
-//! Invariant: it is made of names, types and the identities of expressions alone; where inputs come from is not in it, nor what changes no answer.
+//! Invariant: it is made of names, types and the identities of expressions alone; where inputs come from is not in it, nor
+//! what changes no answer.
 //! Neighbours: `lower` puts it into the plan; `state` compares it with the one that made a data directory.
 
 use sha2::{Digest, Sha256};

@@ -1,7 +1,7 @@
 //! Why a query is not a feature view: what is asked for that cannot be kept, by name, and what to write instead.
 //!
-//! Invariant: a refusal names the expression or the output that it is about; whoever has the syntax tree finds its place. Neighbours: `lower`, `row`,
-//! `aggregate` and `feature` refuse; `mod.rs` makes diagnostics of it.
+//! Invariant: a refusal names the expression or the output that it is about; whoever has the syntax tree finds its place.
+//! Neighbours: `lower`, `row`, `aggregate` and `feature` refuse; `mod.rs` makes diagnostics of it.
 
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan};

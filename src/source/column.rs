@@ -2,7 +2,8 @@
 //!
 //! Invariants: after a refused append the column may hold a part of the value; the caller truncates to the length
 //! before the record. A value larger than [`VALUE_BYTES_MAX`] is refused, so that a column of which the caller stops at
-//! a batch's size stays addressable, and whether a value fits does not depend on what stands before it. Neighbours: `number` says what fits; `decode` owns a record's columns and undoes them together.
+//! a batch's size stays addressable, and whether a value fits does not depend on what stands before it. Neighbours:
+//! `number` says what fits; `decode` owns a record's columns and undoes them together.
 
 use std::sync::Arc;
 

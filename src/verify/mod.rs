@@ -20,6 +20,7 @@ mod oracle_distinct;
 mod oracle_exact;
 mod oracle_facts;
 mod oracle_functions;
+mod oracle_groups;
 mod oracle_join;
 mod oracle_lists;
 mod oracle_meaning;

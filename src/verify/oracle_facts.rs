@@ -116,8 +116,8 @@ impl Recompute {
         Some((0..ways).map(way).collect())
     }
 
-    /// The SELECT of groups that have no row, by DataFusion: the aggregates over nothing, whatever HAVING says of that. `groups`: one array per `GROUP
-    /// BY` expression, a line per group, each once. The outcome is as [`Recompute::at`]'s.
+    /// The SELECT of groups that have no row, by DataFusion: the aggregates over nothing, whatever HAVING says of that.
+    /// `groups`: one array per `GROUP BY` expression, a line per group, each once. The outcome is as [`Recompute::at`]'s.
     ///
     /// # Errors
     /// As of [`Recompute::at`].

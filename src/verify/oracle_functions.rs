@@ -1,9 +1,8 @@
 //! The oracle's own aggregates: `sum`, `avg`, `var`, `stddev`, and `min` and `max` over doubles.
 //!
-//! They collect exact sums and round once at the end (semantics, rules 19 and 23), and implement only DataFusion's
-//! grouped interface: the oracle always groups, in one partition, so there are no partial states.
+//! They collect exact sums and round once at the end (semantics, rules 19 and 23).
 //!
-//! Neighbours: `oracle_numbers` does the arithmetic; `recompute` registers and calls these.
+//! Neighbours: `oracle_numbers` does the arithmetic; `oracle_groups` is what they are to DataFusion; `recompute` registers and calls these.
 
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature};
 use num_bigint::{BigInt, BigUint};
 
+use super::oracle_groups::{Groups, whole};
 use super::oracle_numbers::{ExactSum, nearest_double, parts, round_half_away};
 
 /// What an [`Exact`] aggregate returns.
@@ -113,7 +113,7 @@ impl AggregateUDFImpl for Exact {
         }
         let returns = args.return_field.data_type().clone();
         let takes = args.expr_fields[0].data_type().clone();
-        Ok(Box::new(ExactGroups { statistic: self.statistic, takes, returns, groups: vec![] }))
+        whole(ExactGroups { statistic: self.statistic, takes, returns, groups: vec![] })
     }
 }
 
@@ -274,7 +274,7 @@ fn for_each_value(
     }
 }
 
-impl GroupsAccumulator for ExactGroups {
+impl Groups for ExactGroups {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -326,18 +326,6 @@ impl GroupsAccumulator for ExactGroups {
         })
     }
 
-    fn state(&mut self, _: EmitTo) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn merge_batch(&mut self, _: &[ArrayRef], _: &[usize], _: usize) -> Result<()> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn convert_to_state(&self, _: &[ArrayRef], _: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
     fn size(&self) -> usize {
         self.groups.capacity() * size_of::<Moments>()
     }
@@ -379,7 +367,7 @@ impl AggregateUDFImpl for DoubleExtreme {
     }
 
     fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(ExtremeGroups { greatest: self.greatest, groups: vec![] }))
+        whole(ExtremeGroups { greatest: self.greatest, groups: vec![] })
     }
 }
 
@@ -393,7 +381,7 @@ struct ExtremeGroups {
     groups: Vec<Option<f64>>,
 }
 
-impl GroupsAccumulator for ExtremeGroups {
+impl Groups for ExtremeGroups {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -416,18 +404,6 @@ impl GroupsAccumulator for ExtremeGroups {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         Ok(Arc::new(Float64Array::from(emit_to.take_needed(&mut self.groups))))
-    }
-
-    fn state(&mut self, _: EmitTo) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn merge_batch(&mut self, _: &[ArrayRef], _: &[usize], _: usize) -> Result<()> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn convert_to_state(&self, _: &[ArrayRef], _: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
     }
 
     fn size(&self) -> usize {

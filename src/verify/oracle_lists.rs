@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, Query, VisitMut, VisitorMut,
 };
 
+use super::oracle_groups::{Groups, whole};
 use crate::definition::LISTED;
 
 /// The name of an `array_agg` with a LIMIT in a query that is planned: as in the query that `definition` has made of the text,
@@ -95,7 +96,7 @@ impl AggregateUDFImpl for Listed {
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         let returns = args.return_field.data_type().clone();
-        Ok(Box::new(Lists { distinct: self.distinct, nulls: self.nulls, limit: usize::MAX, returns, groups: vec![] }))
+        whole(Lists { distinct: self.distinct, nulls: self.nulls, limit: usize::MAX, returns, groups: vec![] })
     }
 }
 
@@ -108,7 +109,7 @@ struct Lists {
     groups: Vec<(Vec<ArrayRef>, Vec<u64>)>,
 }
 
-impl GroupsAccumulator for Lists {
+impl Groups for Lists {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -143,18 +144,6 @@ impl GroupsAccumulator for Lists {
         let groups = emit_to.take_needed(&mut self.groups);
         let lists = groups.iter().map(|(parts, places)| self.list(parts, places)).collect::<Result<Vec<_>>>()?;
         if lists.is_empty() { Ok(new_empty_array(&self.returns)) } else { ScalarValue::iter_to_array(lists) }
-    }
-
-    fn state(&mut self, _: EmitTo) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn merge_batch(&mut self, _: &[ArrayRef], _: &[usize], _: usize) -> Result<()> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn convert_to_state(&self, _: &[ArrayRef], _: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
     }
 
     fn size(&self) -> usize {

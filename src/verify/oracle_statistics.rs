@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 };
 use num_bigint::{BigInt, BigUint, Sign};
 
+use super::oracle_groups::{Groups, whole};
 use super::oracle_numbers::{nearest_double, parts};
 
 /// What a [`Statistic`] says of its values.
@@ -109,7 +110,7 @@ impl AggregateUDFImpl for Statistic {
         };
         let scales: Vec<i32> = args.expr_fields.iter().map(|field| scale(field.data_type())).collect();
         let scales = (scales[0], scales.last().copied().unwrap_or(0));
-        Ok(Box::new(Statistics { of: self.of, scales, groups: vec![] }))
+        whole(Statistics { of: self.of, scales, groups: vec![] })
     }
 }
 
@@ -145,7 +146,7 @@ fn number(array: &ArrayRef, row: usize) -> Result<Option<Number>> {
     })
 }
 
-impl GroupsAccumulator for Statistics {
+impl Groups for Statistics {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -172,18 +173,6 @@ impl GroupsAccumulator for Statistics {
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let groups = emit_to.take_needed(&mut self.groups);
         Ok(Arc::new(groups.iter().map(|values| statistic(self.of, values, self.scales)).collect::<Float64Array>()))
-    }
-
-    fn state(&mut self, _: EmitTo) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn merge_batch(&mut self, _: &[ArrayRef], _: &[usize], _: usize) -> Result<()> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn convert_to_state(&self, _: &[ArrayRef], _: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
     }
 
     fn size(&self) -> usize {

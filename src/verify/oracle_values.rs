@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 use num_bigint::{BigInt, BigUint};
 
 use super::oracle_distinct::distinct;
+use super::oracle_groups::{Groups, whole};
 use super::oracle_numbers::{ExactSum, nearest_double, parts};
 use super::oracle_rows::one_zero_one_nan;
 
@@ -97,7 +98,7 @@ impl AggregateUDFImpl for OfValues {
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         let takes = args.expr_fields[0].data_type().clone();
         let returns = args.return_field.data_type().clone();
-        Ok(Box::new(Values { of: self.of, distinct: args.is_distinct, takes, returns, constant: None, groups: vec![] }))
+        whole(Values { of: self.of, distinct: args.is_distinct, takes, returns, constant: None, groups: vec![] })
     }
 }
 
@@ -112,7 +113,7 @@ struct Values {
     groups: Vec<Vec<ArrayRef>>,
 }
 
-impl GroupsAccumulator for Values {
+impl Groups for Values {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -144,18 +145,6 @@ impl GroupsAccumulator for Values {
             return Ok(new_empty_array(&self.returns));
         }
         ScalarValue::iter_to_array(answers)
-    }
-
-    fn state(&mut self, _: EmitTo) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn merge_batch(&mut self, _: &[ArrayRef], _: &[usize], _: usize) -> Result<()> {
-        internal_err!("the oracle aggregates in one partition")
-    }
-
-    fn convert_to_state(&self, _: &[ArrayRef], _: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        internal_err!("the oracle aggregates in one partition")
     }
 
     fn size(&self) -> usize {
